@@ -1,0 +1,53 @@
+"""The exceptions of ecospa_fx: one small tree under `EcoSpaError`."""
+
+
+class EcoSpaError(Exception):
+    """Raised, as one of its subclasses, for everything that ecospa_fx refuses to do."""
+
+
+class CaptureError(EcoSpaError):
+    """Raised when a model cannot be captured as a graph, or its graph computes something else."""
+
+
+class InputError(EcoSpaError):
+    """Raised when a call does not fit the capture: other inputs, or a size that capture had to fix."""
+
+
+class AnalysisError(EcoSpaError):
+    """Raised when labels cannot be propagated because the graph contradicts itself."""
+
+
+class CoupleError(EcoSpaError):
+    """Raised when a model holds no couples, so that nothing can be removed from it."""
+
+
+class GradientError(EcoSpaError):
+    """Raised when gradients are missing, misnamed, of the wrong shape, NaN or infinite."""
+
+
+class PlanError(EcoSpaError):
+    """Raised when a ratio or target size is out of reach, or when a plan does not fit the model."""
+
+
+class RewriteError(EcoSpaError):
+    """Raised when a node of the graph cannot take its smaller shape; nothing has changed by then."""
+
+
+class VerifyError(EcoSpaError):
+    """Raised when the compiled model and the masked model differ by more than round-off."""
+
+
+class OptimizerError(EcoSpaError):
+    """Raised when an optimizer cannot follow: it does not hold the parameters, or its kind is refused."""
+
+
+class OptimizerStateError(OptimizerError):
+    """Raised when an entry of an optimizer's state cannot be matched with the axes of its parameter."""
+
+
+class LoadError(EcoSpaError):
+    """Raised when a saved file is missing, damaged or made for another model."""
+
+
+class RuleError(EcoSpaError):
+    """Raised when an op rule is registered twice, or breaks the contract between rules and engine."""
