@@ -1,0 +1,35 @@
+"""Save a model that was made smaller, load it into a fresh one, and go on from there."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import ecospa_fx
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(24, 96), nn.GELU(), nn.Linear(96, 24))
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 24)
+    compiled = ecospa_fx.compile(network(), args=(x,))
+    compiled(x).square().mean().backward()
+    compiled.sparsify(ratio=0.5)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "half"
+        compiled.save(path)
+        print(*sorted(file.name for file in path.rglob("*")), sep=", ")
+        loaded = ecospa_fx.load(path, network())
+
+    print("same output:", torch.equal(loaded(x), compiled(x)))
+    loaded(x).square().mean().backward()
+    print(loaded.sparsify(ratio=0.5))
+
+
+if __name__ == "__main__":
+    main()
