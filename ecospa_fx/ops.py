@@ -1,0 +1,55 @@
+"""Operators that rewritten graphs call: reductions over a shrunk axis with dense statistics.
+
+Each takes the dense size where it differs from the tensor's own, so that the removed entries count as
+the zeros that they are in the masked model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mean(x: Tensor, dim: list[int], keepdim: bool, dtype: torch.dtype | None, dense: int) -> Tensor:
+    """Mean over ``dim`` as if it held ``dense`` entries, the missing ones zero."""
+    return torch.sum(x, dim, keepdim=keepdim, dtype=dtype) / dense
+
+
+def rms_norm(x: Tensor, axes: int, weight: Tensor | None, eps: float | None, dense: int) -> Tensor:
+    """RMS norm over the last ``axes`` axes with ``dense`` entries (Zhang and Sennrich, 2019)."""
+    dims = list(range(-axes, 0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    scale = torch.rsqrt(
+        (wide * wide).sum(dims, keepdim=True) / dense + (torch.finfo(x.dtype).eps if eps is None else eps)
+    )
+    out = (wide * scale).to(x.dtype)
+    return out if weight is None else out * weight
+
+
+def layer_norm(
+    x: Tensor, axes: int, weight: Tensor | None, bias: Tensor | None, eps: float, dense: int
+) -> Tensor:
+    """Layer norm over the last ``axes`` axes with ``dense`` entries (Ba et al., 2016)."""
+    dims = list(range(-axes, 0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    width = 1
+    for d in dims:
+        width *= x.shape[d]
+    mu = wide.sum(dims, keepdim=True) / dense
+    centred = wide - mu
+    var = ((centred * centred).sum(dims, keepdim=True) + (dense - width) * mu * mu) / dense
+    out = (centred * torch.rsqrt(var + eps)).to(x.dtype)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+def var(x: Tensor, dim: list[int], correction: float, keepdim: bool, dense: int) -> Tensor:
+    """Variance over ``dim`` as if it held ``dense`` entries, the missing ones zero."""
+    width = 1
+    for d in dim:
+        width *= x.shape[d]
+    mu = x.sum(dim, keepdim=True) / dense
+    centred = x - mu
+    total = (centred * centred).sum(dim, keepdim=True) + (dense - width) * mu * mu
+    total = total / (dense - correction)
+    return total if keepdim else total.squeeze(dim)

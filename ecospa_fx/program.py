@@ -1,0 +1,77 @@
+"""The captured program: a dense graph over the model's own parameters, never changed after capture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from ecospa_fx.labels import Ids, LabelSpace, Partition, Reason, Value
+from ecospa_fx.rules.call import Call
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One captured signature of a model.
+
+    Attributes:
+        graph: flat tensors in, flat tensors out; ``get_attr`` nodes carry the model's own names.
+        constants: tensors that the capture lifted, by attribute name.
+        parameters: dense shape of every parameter that the graph reads.
+        out_spec: how the flat outputs make up the model's own output type.
+        inputs: name of every flat input.
+        guard: raises InputError where flat inputs do not fit the capture.
+    """
+
+    graph: fx.Graph
+    constants: Mapping[str, torch.Tensor]
+    parameters: Mapping[str, tuple[int, ...]]
+    out_spec: pytree.TreeSpec
+    inputs: tuple[str, ...]
+    guard: Callable[[list[Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Labels of every node of a program, and what follows from them.
+
+    Attributes:
+        program: the program.
+        values: label value of every node that holds a tensor (a tuple of them for several outputs).
+        calls: the rule's view of every operator call.
+        labels: for every parameter, the label array of each axis (None for an axis of size 1).
+        partition: which labels die together.
+        unknown: operators without a rule, with how often they occur.
+        space: the facts that the partition was resolved from.
+    """
+
+    program: Program
+    values: Mapping[fx.Node, Any]
+    calls: Mapping[fx.Node, Call]
+    labels: Mapping[str, tuple[Ids | None, ...]]
+    partition: Partition
+    unknown: Mapping[str, int]
+    space: LabelSpace
+
+    def tied(self, pairs: Iterable[tuple[Ids, Ids]]) -> Analysis:
+        """The same analysis with more labels united."""
+        space = copy.copy(self.space)
+        space.extend(pairs)
+        return replace(self, space=space, partition=space.resolve())
+
+    def reason(self, component: int) -> Reason | None:
+        """Why a component is frozen, if it is."""
+        pin = int(self.partition.pin[component])
+        return self.partition.reasons[pin] if pin >= 0 else None
+
+    def leaves(self) -> list[Value]:
+        """Every distinct value, tuples taken apart."""
+        flat = [
+            v for value in self.values.values() for v in (value if isinstance(value, tuple) else (value,))
+        ]
+        return [v for v in flat if isinstance(v, Value)]

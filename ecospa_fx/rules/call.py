@@ -1,0 +1,132 @@
+"""What a rule sees: one call of one operator, and what it may say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ecospa_fx.labels import Ids, LabelArray, LabelSpace, Nature, Reason, Tag, Value
+
+Arrays = tuple[LabelArray, ...]
+
+
+@dataclass(frozen=True)
+class Join:
+    """Operands that meet index by index, over one common index space.
+
+    Attributes:
+        joint: the common space as a value: its sizes and all label arrays that meet there.
+        operands: argument name and, for each of the operand's axes, the axis of ``joint``.
+        gather: whether an operand that is no activation may be gathered to fit.
+    """
+
+    joint: Value
+    operands: tuple[tuple[str, tuple[int, ...]], ...]
+    gather: bool
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The output takes entries of one operand along one axis.
+
+    Attributes:
+        operand: argument name.
+        axis: axis of the operand, and of the output unless ``drop``.
+        source: for each output index the operand's index, shape ``[n_out]``.
+        drop: the axis is gone in the output (``select``, ``unbind``).
+        output: which output, where an operator has several.
+    """
+
+    operand: str
+    axis: int
+    source: Ids
+    drop: bool = False
+    output: int = 0
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of an operator on label arrays.
+
+    Attributes:
+        target: the operator's name, such as ``aten.linear.default``.
+        args: named arguments; a tensor stands as its :class:`Value`, a symbolic size as its hint.
+        outputs: the outputs without labels: sizes and nature.
+        space: where facts about labels go.
+        node: the graph node's name.
+        source: the user's own line.
+        joins: operands that must line up after a removal (filled by the rule).
+        picks: selections along an axis (filled by the rule).
+    """
+
+    target: str
+    args: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    space: LabelSpace
+    node: str = ""
+    source: str = ""
+    joins: list[Join] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
+
+    @property
+    def out(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    def value(self, name: str) -> Value:
+        """The tensor argument called ``name``."""
+        value: Value = self.args[name]
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument called ``name``, or ``default`` where it is absent."""
+        return self.args.get(name, default)
+
+    def axis(self, name: str = "dim", of: str = "self", default: int = 0) -> int:
+        """The argument ``name`` as an axis of the tensor ``of``, counted from the front."""
+        return int(self.get(name, default)) % max(self.value(of).rank, 1)
+
+    def values(self) -> Iterable[Value]:
+        """All tensor arguments, lists included."""
+        for arg in self.args.values():
+            for item in arg if isinstance(arg, (list, tuple)) else (arg,):
+                if isinstance(item, Value):
+                    yield item
+
+    def pin(self, arrays: Iterable[LabelArray], text: str) -> None:
+        """Freeze the labels of ``arrays``."""
+        for array in arrays:
+            self.space.pin(array.ids, Reason(text, self.target, self.node, self.source))
+
+    def tag(self, arrays: Iterable[LabelArray], tag: Tag) -> None:
+        """Note ``tag`` on the labels of ``arrays``."""
+        for array in arrays:
+            self.space.tag(array.ids, tag)
+
+    def slots(self, shape: Sequence[int], zero: bool) -> LabelArray:
+        """Fresh labels for outer indices; they own no parameter entry."""
+        array = LabelArray(self.space.fresh(shape), zero)
+        self.tag([array], Tag.SLOT)
+        return array
+
+
+def lift(arrays: Iterable[LabelArray], rank: int, axes: Sequence[int]) -> Arrays:
+    """Move label arrays into a space of ``rank`` axes; their axis ``i`` becomes ``axes[i]``."""
+    return tuple(LabelArray(lift_ids(a.ids, rank, axes), a.zero) for a in arrays)
+
+
+def lift_ids(ids: Ids, rank: int, axes: Sequence[int]) -> Ids:
+    """:func:`lift` for one integer array."""
+    order = sorted(range(len(axes)), key=lambda i: axes[i])
+    shape = [1] * rank
+    for i in order:
+        shape[axes[i]] = ids.shape[i]
+    return ids if list(axes) == list(range(rank)) else ids.transpose(order).reshape(shape)
+
+
+def nature_of(values: Iterable[Value]) -> Nature:
+    """The nature of what is computed from ``values``: inputs and parameters together make an activation."""
+    natures = {v.nature for v in values}
+    mixed = {Nature.INDEX, Nature.WEIGHT} <= natures
+    return Nature.ACTIVATION if mixed else max(natures, default=Nature.CONSTANT)

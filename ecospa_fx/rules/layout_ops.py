@@ -1,0 +1,328 @@
+"""Operators that move entries: the same operator, run on the label arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecospa_fx.labels import Ids, LabelArray, Value
+from ecospa_fx.rules.call import Arrays, Call, Pick
+from ecospa_fx.rules.meet import both, meet
+from ecospa_fx.rules.registry import rule
+
+if TYPE_CHECKING:
+    from ecospa_fx.rules.site import Site
+
+
+def rearrange(arrays: Iterable[LabelArray], move: Callable[[Ids], Ids]) -> Arrays:
+    """Apply ``move`` to every label array."""
+    return tuple(LabelArray(move(a.ids), a.zero) for a in arrays)
+
+
+def pick(call: Call, axis: int, source: Ids, output: int = 0, name: str = "self") -> Arrays:
+    """Entries ``source`` along ``axis``."""
+    call.picks.append(Pick(name, axis, source, output=output))
+    return rearrange(
+        call.value(name).arrays, lambda ids: ids if ids.shape[axis] == 1 else np.take(ids, source, axis)
+    )
+
+
+def drop(call: Call, axis: int, at: int, output: int = 0, name: str = "self") -> Arrays:
+    """The one slice at index ``at``; the axis goes."""
+    arrays = call.value(name).arrays
+    call.picks.append(Pick(name, axis, np.array([at]), drop=True, output=output))
+    alone = [LabelArray(np.take(a.ids, [at], axis)) for a in arrays if a.axes == {axis}]
+    call.pin(alone, "one index of this axis is selected by number")
+    rest = (a for a in arrays if a.axes != {axis})
+    return rearrange(rest, lambda ids: np.take(ids, at if ids.shape[axis] > 1 else 0, axis))
+
+
+@rule("aten.transpose.int", "aten.swapaxes.default")
+def transpose(call: Call) -> Arrays:
+    """Two axes change places."""
+    a = call.axis("dim0" if "dim0" in call.args else "axis0")
+    b = call.axis("dim1" if "dim1" in call.args else "axis1")
+    return rearrange(call.value("self").arrays, lambda ids: ids.swapaxes(a, b))
+
+
+@rule("aten.permute.default")
+def permute(call: Call) -> Arrays:
+    """Axes in a new order."""
+    rank = call.value("self").rank
+    order = [d % rank for d in call.args["dims"]]
+    return rearrange(call.value("self").arrays, lambda ids: ids.transpose(order))
+
+
+@rule("aten.movedim.int", "aten.moveaxis.int")
+def movedim(call: Call) -> Arrays:
+    """One axis moves."""
+    return rearrange(
+        call.value("self").arrays, lambda ids: np.moveaxis(ids, call.args["source"], call.args["destination"])
+    )
+
+
+@rule("aten.t.default", "aten.numpy_T.default", "aten.mT.default", "aten.adjoint.default")
+def reverse_axes(call: Call) -> Arrays:
+    """A matrix is transposed; ``.T`` reverses all axes."""
+    if "numpy_T" in call.target:
+        return rearrange(call.value("self").arrays, np.transpose)
+    return rearrange(call.value("self").arrays, lambda ids: ids.swapaxes(-1, -2) if ids.ndim > 1 else ids)
+
+
+@rule("aten.unsqueeze.default")
+def unsqueeze(call: Call) -> Arrays:
+    """A new axis of size 1."""
+    axis = call.args["dim"] % (call.value("self").rank + 1)
+    return rearrange(call.value("self").arrays, lambda ids: np.expand_dims(ids, axis))
+
+
+@rule("aten.squeeze.dim", "aten.squeeze.default", "aten.squeeze.dims")
+def squeeze(call: Call) -> Arrays:
+    """Axes of size 1 go."""
+    x = call.value("self")
+    dims = call.get("dim", list(range(x.rank)))
+    dims = {d % x.rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
+    gone = tuple(d for d in dims if x.shape[d] == 1)
+    return rearrange(x.arrays, lambda ids: ids.squeeze(gone))
+
+
+def _new_sizes(site: Site) -> None:
+    """Static sizes of axes that changed; symbolic ones scale."""
+    layout, value = site.layout_out(), site.call.outputs[0]
+    sizes = list(site.args["size"] if "size" in site.args else site.args["shape"])
+    for axis in range(value.rank):
+        if layout.changed(axis) and not (isinstance(sizes[axis], int) and sizes[axis] == -1):
+            sizes[axis] = site.scaled(sizes[axis], layout.shape[axis], layout.dense[axis])
+    site.set("size" if "size" in site.args else "shape", sizes)
+
+
+@rule("aten.expand.default", "aten.broadcast_to.default", rewrite=_new_sizes)
+def expand(call: Call) -> Arrays:
+    """Axes of size 1 repeat. Every copy may go by itself, so each gets a slot of its own."""
+    x, out = call.value("self"), call.out
+    new = out.rank - x.rank
+    arrays = rearrange(x.arrays, lambda ids: ids.reshape((1,) * new + ids.shape))
+    return (*arrays, *(s for axis in range(out.rank) for s in _copies(call, axis, new)))
+
+
+def _copies(call: Call, axis: int, new: int) -> Arrays:
+    x, out = call.value("self"), call.out
+    repeated = out.shape[axis] > 1 and (axis < new or x.shape[axis - new] == 1)
+    if not repeated or out.symbolic[axis] or (not x.arrays and x.nature == 0):
+        return ()
+    return (call.slots([out.shape[axis] if a == axis else 1 for a in range(out.rank)], zero=False),)
+
+
+@rule("aten.expand_as.default", "aten.view_as.default", "aten.reshape_as.default")
+def like_other(call: Call) -> Arrays:
+    """The size comes from another tensor: only unlabelled axes may follow it."""
+    x, other = call.value("self"), call.value("other")
+    if "expand" in call.target:
+        ranks = call.out.rank - x.rank
+        lifted = [
+            ("self", x, tuple(range(ranks, call.out.rank))),
+            ("other", other, tuple(range(call.out.rank))),
+        ]
+        return meet(call, call.out.shape, lifted, lambda f: f[0])
+    call.pin((*x.arrays, *other.arrays), "takes its shape from another tensor")
+    return ()
+
+
+@rule("aten.slice.Tensor", "aten.narrow.default")
+def slice_(call: Call) -> Arrays:
+    """A range of one axis."""
+    axis = call.axis()
+    size = call.value("self").shape[axis]
+    start = call.get("start") or 0
+    end = start + call.args["length"] if "length" in call.args else call.get("end")
+    if call.value("self").symbolic[axis]:
+        call.pin(call.value("self").on(axis), "a slice of a symbolic axis")
+        return tuple(a for a in call.value("self").arrays if axis not in a.axes)
+    return pick(call, axis, np.arange(size)[slice(start, end, call.get("step") or 1)])
+
+
+@rule("aten.select.int")
+def select(call: Call) -> Arrays:
+    """One index of one axis."""
+    axis = call.axis()
+    return drop(call, axis, int(call.args["index"]) % max(call.value("self").shape[axis], 1))
+
+
+@rule("aten.unbind.int")
+def unbind(call: Call) -> list[Arrays]:
+    """Every index of one axis, as outputs of their own."""
+    axis = call.axis()
+    return [drop(call, axis, i, output=i) for i in range(call.value("self").shape[axis])]
+
+
+@rule(
+    "aten.split_with_sizes.default",
+    "aten.split.Tensor",
+    "aten.chunk.default",
+    "aten.split.sizes",
+    "aten.tensor_split.sections",
+    "aten.split_with_sizes_copy.default",
+)
+def split(call: Call) -> list[Arrays]:
+    """Consecutive ranges of one axis."""
+    axis = call.axis()
+    bounds = np.cumsum([0, *(o.shape[axis] for o in call.outputs)])
+    return [
+        pick(call, axis, np.arange(a, b), i) for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False))
+    ]
+
+
+@rule("aten.flip.default")
+def flip(call: Call) -> Arrays:
+    """One axis backwards."""
+    return _permuted(call, [int(d) for d in call.args["dims"]], lambda n, _: np.arange(n)[::-1])
+
+
+@rule("aten.roll.default")
+def roll(call: Call) -> Arrays:
+    """One axis rotated."""
+    dims, shifts = list(call.get("dims") or []), list(call.args["shifts"])
+    return _permuted(call, dims, lambda n, i: np.roll(np.arange(n), shifts[i]))
+
+
+def _permuted(call: Call, dims: Sequence[int], source: Callable[[int, int], Ids]) -> Arrays:
+    x = call.value("self")
+    labelled = [(i, d % x.rank) for i, d in enumerate(dims) if x.on(d % x.rank)]
+    if not labelled:
+        return x.arrays if dims else _refuse(call, "the flattened tensor is permuted")
+    if len(labelled) > 1:
+        return _refuse(call, "several labelled axes are permuted at once")
+    i, axis = labelled[0]
+    return pick(call, axis, source(x.shape[axis], i))
+
+
+def _refuse(call: Call, text: str) -> Arrays:
+    call.pin((a for v in call.values() for a in v.arrays), text)
+    return ()
+
+
+@rule("aten.repeat_interleave.self_int")
+def repeat_interleave(call: Call) -> Arrays:
+    """Every index of one axis, several times; the same call serves the smaller axis."""
+    x = call.value("self")
+    if call.get("dim") is None or not isinstance(call.args["repeats"], int):
+        return _refuse(call, "the flattened tensor is repeated")
+    axis, times = call.axis(), call.args["repeats"]
+    return rearrange(x.arrays, lambda ids: ids if ids.shape[axis] == 1 else np.repeat(ids, times, axis))
+
+
+@rule("aten.repeat.default", "aten.tile.default")
+def repeat(call: Call) -> Arrays:
+    """Whole axes repeat; the same call serves the smaller axes."""
+    x, out = call.value("self"), call.out
+    new = out.rank - x.rank
+    times = [1 if n == 1 else out.shape[new + a] // n for a, n in enumerate(x.shape)]
+
+    def tile(ids: Ids) -> Ids:
+        reps = [t if n > 1 else 1 for t, n in zip(times, ids.shape, strict=True)]
+        return np.tile(ids, reps).reshape(
+            (1,) * new + tuple(n * r for n, r in zip(ids.shape, reps, strict=True))
+        )
+
+    return rearrange(x.arrays, tile)
+
+
+@rule("aten.cat.default", "aten.concat.default", "aten.concatenate.default")
+def cat(call: Call) -> Arrays:
+    """Pieces one after another."""
+    pieces: Sequence[Value] = call.args["tensors"]
+    axis = int(call.get("dim", 0)) % call.out.rank
+    full = [(f"tensors[{i}]", p) for i, p in enumerate(pieces) if p.rank == call.out.rank and p.shape[axis]]
+    names, pieces = [n for n, _ in full], [p for _, p in full]
+    along = _joined(call, pieces, axis)
+    others = [
+        Value(p.shape, p.symbolic, tuple(a for a in p.arrays if axis not in a.axes), p.nature) for p in pieces
+    ]
+    axes = tuple(range(call.out.rank))
+    operands = [(n, _flat(v, axis), axes) for n, v in zip(names, others, strict=True)]
+    shape = [1 if a == axis else n for a, n in enumerate(call.out.shape)]
+    return (*meet(call, shape, operands, both), *along)
+
+
+def _flat(value: Value, axis: int) -> Value:
+    """``value`` as if its size along ``axis`` were 1."""
+    return Value(
+        tuple(1 if a == axis else n for a, n in enumerate(value.shape)),
+        value.symbolic,
+        value.arrays,
+        value.nature,
+    )
+
+
+def _joined(call: Call, pieces: Sequence[Value], axis: int) -> Arrays:
+    """The label arrays that cover the axis of the concatenation."""
+    covered = [a for p in pieces for a in p.on(axis)]
+    if not covered:
+        return ()
+    if call.out.symbolic[axis]:
+        call.pin(covered, "concatenated along a symbolic axis")
+        return ()
+    widest = max((a.axes for a in covered), key=len)
+    if any(not a.axes <= widest for a in covered) or any(len(p.on(axis)) > 1 for p in pieces):
+        call.pin(covered, "pieces with labels over different axes are concatenated")
+        return ()
+    parts, zero = [], True
+    for piece in pieces:
+        array = next(iter(piece.on(axis)), None) or _bare(call, piece, axis)
+        shape = [call.out.shape[a] if a in widest and a != axis else n for a, n in enumerate(array.ids.shape)]
+        parts.append(np.broadcast_to(array.ids, shape))
+        zero = zero and array.zero
+    return (LabelArray(np.concatenate(parts, axis), zero),)
+
+
+def _bare(call: Call, piece: Value, axis: int) -> LabelArray:
+    shape = [n if a == axis else 1 for a, n in enumerate(piece.shape)]
+    array = LabelArray(call.space.fresh(shape), zero=False)
+    call.pin([array], "a piece without labels is concatenated here")
+    return array
+
+
+@rule("aten.stack.default")
+def stack(call: Call) -> Arrays:
+    """Pieces along a new axis."""
+    pieces: Sequence[Value] = call.args["tensors"]
+    axis = int(call.get("dim", 0)) % call.out.rank
+    lifted = [
+        Value(
+            (*p.shape[:axis], 1, *p.shape[axis:]),
+            (*p.symbolic[:axis], False, *p.symbolic[axis:]),
+            rearrange(p.arrays, lambda ids: np.expand_dims(ids, axis)),
+            p.nature,
+        )
+        for p in pieces
+    ]
+    coverages = [{a.axes for a in p.arrays} for p in lifted]
+    if any(c != coverages[0] for c in coverages):
+        call.pin((a for p in pieces for a in p.arrays), "pieces with labels over different axes are stacked")
+        return ()
+    return tuple(_stacked(call, lifted, axes, axis, coverages[0]) for axes in coverages[0])
+
+
+def _stacked(
+    call: Call, pieces: Sequence[Value], axes: frozenset[int], axis: int, all_axes: set[frozenset[int]]
+) -> LabelArray:
+    """The innermost array gets one row per piece; the outer ones are shared by all pieces."""
+    parts = [a for p in pieces for a in p.arrays if a.axes == axes]
+    zero = all(p.zero for p in parts)
+    if not any(axes < other for other in all_axes):
+        return reduced(LabelArray(np.concatenate([p.ids for p in parts], axis), zero))
+    for part in parts[1:]:
+        call.space.union(parts[0].ids, part.ids)
+    return LabelArray(parts[0].ids, zero)
+
+
+def reduced(array: LabelArray) -> LabelArray:
+    """Size 1 along the axes on which the labels do not depend."""
+    ids = array.ids
+    for axis in array.axes:
+        head = ids.take([0], axis)
+        if (ids == head).all():
+            ids = head
+    return LabelArray(ids, array.zero)

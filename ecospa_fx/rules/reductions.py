@@ -1,0 +1,196 @@
+"""Sums, means and norms: exact over a shrunk axis as long as its dead entries are zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecospa_fx import ops
+from ecospa_fx.errors import RewriteError
+from ecospa_fx.labels import LabelArray, Tag, Value
+from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.meet import meet, reduce_arrays
+from ecospa_fx.rules.registry import rule
+
+if TYPE_CHECKING:
+    from ecospa_fx.rules.site import Site
+
+
+def axes_of(call: Call, name: str = "dim") -> list[int]:
+    """The reduced axes, counted from the front; all of them where none is named."""
+    rank = call.value("self").rank
+    dims = call.get(name)
+    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
+        return list(range(rank))
+    return [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+
+
+def _reduce(call: Call) -> Arrays:
+    return reduce_arrays(
+        call, call.value("self").arrays, set(axes_of(call)), bool(call.get("keepdim", False))
+    )
+
+
+def _dense(site: Site, axes: Sequence[int]) -> int:
+    """Number of dense entries reduced over; they must not be symbolic where they change."""
+    value = site.call.value("self")
+    if any(value.symbolic[a] for a in axes):
+        raise RewriteError(f"{site.call.target}: a symbolic and a shrunk axis are reduced together")
+    return int(np.prod([value.shape[a] for a in axes]))
+
+
+def _shrinks(site: Site, axes: Sequence[int]) -> bool:
+    return any(site.layout("self").changed(a) for a in axes)
+
+
+def _dense_mean(site: Site) -> None:
+    axes = axes_of(site.call)
+    if _shrinks(site, axes):
+        keepdim, dtype = site.args.get("keepdim", False), site.args.get("dtype")
+        site.result = site.emit(ops.mean, site.node("self"), axes, keepdim, dtype, _dense(site, axes))
+
+
+@rule("aten.mean.dim", "aten.mean.default", rewrite=_dense_mean)
+def mean(call: Call) -> Arrays:
+    """A sum, divided by the dense number of entries."""
+    return _reduce(call)
+
+
+@rule("aten.sum.dim_IntList", "aten.sum.default", "aten.nansum.default")
+def total(call: Call) -> Arrays:
+    """Dead entries add nothing."""
+    return _reduce(call)
+
+
+@rule(
+    "aten.linalg_vector_norm.default",
+    "aten.norm.ScalarOpt_dim",
+    "aten.norm.Scalar",
+    "aten.linalg_norm.default",
+)
+def vector_norm(call: Call) -> Arrays:
+    """A p-norm with p > 0: dead entries add nothing."""
+    order = call.get("ord", call.get("p", 2))
+    if order is not None and not (isinstance(order, (int, float)) and order > 0):
+        call.pin(call.value("self").arrays, "a norm that counts zeros")
+        return ()
+    return _reduce(call)
+
+
+def _dense_var(site: Site) -> None:
+    axes = axes_of(site.call)
+    if _shrinks(site, axes):
+        correction = site.args.get("correction", 1 if site.args.get("unbiased", True) else 0)
+        correction = 1 if correction is None else correction
+        keepdim = site.args.get("keepdim", False)
+        site.result = site.emit(ops.var, site.node("self"), axes, correction, keepdim, _dense(site, axes))
+
+
+@rule("aten.var.dim", "aten.var.correction", rewrite=_dense_var)
+def variance(call: Call) -> Arrays:
+    """Dead entries are zeros among the others."""
+    return _reduce(call)
+
+
+@rule(
+    "aten.amax.default",
+    "aten.amin.default",
+    "aten.max.dim",
+    "aten.min.dim",
+    "aten.argmax.default",
+    "aten.argmin.default",
+    "aten.cumsum.default",
+    "aten.cumprod.default",
+    "aten.logsumexp.default",
+    "aten.logcumsumexp.default",
+    "aten.prod.dim_int",
+    "aten.any.dim",
+    "aten.all.dim",
+    "aten.sort.default",
+    "aten.argsort.default",
+    "aten.argsort.stable",
+    "aten.sort.stable",
+    "aten.topk.default",
+    "aten.median.dim",
+    "aten.cummax.default",
+    "aten.cummin.default",
+    "aten.max.default",
+    "aten.min.default",
+)
+def ordered(call: Call) -> Arrays | list[Arrays]:
+    """Every entry along the axis matters; other axes pass."""
+    x = call.value("self")
+    everywhere = call.get("dim") is None and not call.target.startswith(
+        ("aten.topk", "aten.sort", "aten.argsort")
+    )
+    axes = (
+        list(range(x.rank)) if everywhere else axes_of(call) if call.get("dim") is not None else [x.rank - 1]
+    )
+    call.pin((a for a in x.arrays if a.axes & set(axes)), "ordered, accumulated or compared along this axis")
+    kept = tuple(LabelArray(a.ids, False) for a in x.arrays if not a.axes & set(axes))
+    if call.out.rank != x.rank:
+        rest = [i for i in range(x.rank) if i not in axes]
+        kept = tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), False) for a in kept)
+    return [kept] * len(call.outputs) if len(call.outputs) > 1 else kept
+
+
+def _normalised(site: Site) -> tuple[int, int] | None:
+    """Number of normalised axes and of their dense entries, if they shrink."""
+    value = site.call.value("input")
+    count = len(site.call.args["normalized_shape"])
+    axes = range(value.rank - count, value.rank)
+    if not any(site.layout("input").changed(a) for a in axes):
+        return None
+    return count, int(np.prod([value.shape[a] for a in axes]))
+
+
+def _dense_layer_norm(site: Site) -> None:
+    shrunk = _normalised(site)
+    if shrunk:
+        weight, bias = site.args.get("weight"), site.args.get("bias")
+        eps = site.args.get("eps", 1e-5)
+        site.result = site.emit(ops.layer_norm, site.node("input"), shrunk[0], weight, bias, eps, shrunk[1])
+
+
+def _dense_rms_norm(site: Site) -> None:
+    shrunk = _normalised(site)
+    if shrunk:
+        weight, eps = site.args.get("weight"), site.args.get("eps")
+        site.result = site.emit(ops.rms_norm, site.node("input"), shrunk[0], weight, eps, shrunk[1])
+
+
+@rule("aten.layer_norm.default", rewrite=_dense_layer_norm)
+def layer_norm(call: Call) -> Arrays:
+    """The mean shifts dead entries; only an affine weight makes them zero again."""
+    return _norm(call, shift=True)
+
+
+@rule("aten.rms_norm.default", rewrite=_dense_rms_norm)
+def rms_norm(call: Call) -> Arrays:
+    """Dead entries stay zero."""
+    return _norm(call, shift=False)
+
+
+def _norm(call: Call, shift: bool) -> Arrays:
+    x = call.value("input")
+    rank = x.rank
+    normalised = set(range(rank - len(call.args["normalized_shape"]), rank))
+    inside = [a for a in x.arrays if a.axes & normalised]
+    call.pin((a for a in inside if not a.zero), "normalised, but not zero where removed")
+    call.tag(inside, Tag.NORM)
+    centred = tuple(LabelArray(a.ids, a.zero and not (shift and a in inside)) for a in x.arrays)
+    operands = [("input", Value(x.shape, x.symbolic, centred, x.nature), tuple(range(rank)))]
+    for name in ("weight", "bias"):
+        other = call.get(name)
+        if isinstance(other, Value):
+            operands.append((name, other, tuple(range(rank - other.rank, rank))))
+    present = [n for n, _, _ in operands]
+
+    def zero(flags: Sequence[bool]) -> bool:
+        known = dict(zip(present, flags, strict=True))
+        return (known["input"] or known.get("weight", False)) and known.get("bias", True)
+
+    # A shifted dead entry vanishes only if its weight and bias go too, so heads that share them must agree.
+    return meet(call, x.shape, operands, zero, gather=not shift)

@@ -1,0 +1,279 @@
+"""Couple: from labels to units, couples, and the counts that must stay equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ecospa_fx.coupling import Couple, CouplingGraph, Frozen, Member, ParameterAxis
+from ecospa_fx.labels import Ids, Partition, Reason, Tag, Value
+from ecospa_fx.passes.streams import residual_components
+from ecospa_fx.program import Analysis
+
+_KINDS = (
+    (Tag.RESIDUAL, "residual"),
+    (Tag.DOT, "qk"),
+    (Tag.VALUE, "vo"),
+    (Tag.CONV, "conv"),
+    (Tag.NONLINEAR, "ffn"),
+)
+
+
+def couple(analysis: Analysis) -> tuple[CouplingGraph, Analysis]:
+    """Find the couples.
+
+    Where rows of a joint label array could not keep equal counts (a fused projection seen through an
+    axis of its own), their labels are tied until they can; the analysis returned carries those ties.
+
+    Args:
+        analysis: labels of every node.
+
+    Returns:
+        The coupling graph, and the analysis that it holds for.
+    """
+    for _ in range(8):
+        builder = _Builder(analysis)
+        ties = builder.ties()
+        if not ties:
+            break
+        analysis = analysis.tied(ties)
+    return builder.build(), analysis
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Components of a joint label array, one row per outer index, shape ``[rows, width]``."""
+
+    ids: Ids
+    components: Ids
+
+
+def _rows(analysis: Analysis) -> Iterator[_Rows]:
+    seen: set[int] = set()
+    for value in analysis.leaves():
+        for array in value.arrays:
+            if len(array.axes) > 1 and id(array.ids) not in seen:
+                seen.add(id(array.ids))
+                ids = np.moveaxis(array.ids, _inner(value, array.axes), -1)
+                ids = ids.reshape(-1, ids.shape[-1])
+                yield _Rows(ids, analysis.partition.component[ids])
+
+
+def _inner(value: Value, axes: frozenset[int]) -> int:
+    outer = {a for other in value.arrays if other.axes < axes for a in other.axes}
+    return max(axes - outer, default=max(axes))
+
+
+def _hashes(rng: np.random.Generator, count: int) -> Ids:
+    return rng.integers(1, 1 << 62, count, dtype=np.int64)
+
+
+class _Builder:
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.partition: Partition = analysis.partition
+        self.rng = np.random.default_rng(0)
+        self.axes = tuple(self._axes())
+        self.tags = self._tags()
+        self.units = self._units()
+        self.slot = self._slots()
+        self.group = self._groups()
+        self.rows = list(_rows(analysis))
+        self.profile = self._profiles()
+        self.segment = self._segments()
+
+    def _axes(self) -> Iterator[ParameterAxis]:
+        """Every labelled parameter axis; an axis summed over anywhere is an input axis."""
+        for name, axes in self.analysis.labels.items():
+            for axis, ids in enumerate(axes):
+                if ids is not None:
+                    role = "in" if self.partition.label_tags[ids[0]] & Tag.CONTRACTED else "out"
+                    yield ParameterAxis(name, axis, self.partition.component[ids], role, len(axes) > 1)
+
+    def _tags(self) -> Ids:
+        tags = self.partition.tags.copy()
+        tags[residual_components(self.analysis)] |= int(Tag.RESIDUAL)
+        return tags
+
+    def _units(self) -> Ids:
+        """Free components that multiply with something, and are not made of finer ones."""
+        owners = np.zeros(self.partition.num_components, np.int64)
+        for axis in self.axes:
+            if axis.weight:
+                owners[np.unique(axis.components)] += 1
+        dotted = (self.tags & int(Tag.DOT)) > 0  # queries and keys may come from one fused weight
+        units = (self.partition.pin < 0) & ((owners > 1) | dotted & (owners > 0))
+        units[self.partition.coarse] = False
+        return units
+
+    def _slots(self) -> Ids:
+        """The head of each component: the finest outer index that holds more than one unit."""
+        slot = np.full(self.partition.num_components, -1)
+        coarse, fine = self.partition.coarse, self.partition.fine
+        keep = self.units[fine] & ((self.partition.tags[coarse] & Tag.SLOT) > 0)
+        coarse, fine = coarse[keep], fine[keep]
+        size = np.bincount(coarse, minlength=len(slot))
+        order = np.argsort(-size[coarse], kind="stable")
+        coarse, fine = coarse[order], fine[order]
+        several = size[coarse] > 1
+        slot[fine[several]] = coarse[several]
+        return slot
+
+    def _groups(self) -> Ids:
+        """A number for each unit: units with the same owners and the same head share it."""
+        signature = np.zeros(self.partition.num_components, np.int64)
+        for axis, salt in zip(self.axes, _hashes(self.rng, len(self.axes)), strict=True):
+            signature[np.unique(axis.components)] += salt
+        kinds = self.tags & int(Tag.RESIDUAL | Tag.DOT | Tag.VALUE | Tag.CONV | Tag.NONLINEAR)
+        return self._numbered(signature, self.slot, kinds)
+
+    def _numbered(self, *keys: Ids) -> Ids:
+        """Number the distinct combinations of keys over units; -1 elsewhere."""
+        number = np.full(self.partition.num_components, -1)
+        table = np.stack([k[self.units] for k in keys], 1)
+        if len(table):
+            number[self.units] = np.unique(table, axis=0, return_inverse=True)[1].ravel()
+        return number
+
+    def _profiles(self) -> Ids:
+        """A hash of the joint arrays in which each component stands, and how often."""
+        profile = np.zeros(self.partition.num_components, np.int64)
+        for rows, salt in zip(self.rows, _hashes(self.rng, len(self.rows)), strict=True):
+            np.add.at(profile, rows.components.ravel(), salt)
+        return profile
+
+    def _segments(self) -> Ids:
+        return self._numbered(self.group, self.profile)
+
+    def ties(self) -> list[tuple[Ids, Ids]]:
+        """Label pairs to unite so that every joint array can stay a box."""
+        found = []
+        sizes = np.bincount(self.segment[self.units], minlength=1) if self.units.any() else np.zeros(1, int)
+        kinds = self._profile_salts()
+        for rows in self.rows:
+            if not self.units[rows.components].any():
+                continue
+            marks = kinds[rows.components].sum(1)
+            if (marks != marks[0]).any():
+                found.append((rows.ids, np.broadcast_to(rows.ids[:1], rows.ids.shape)))
+            elif self._partial(rows, sizes):
+                found.append((rows.ids, np.broadcast_to(rows.ids[:, :1], rows.ids.shape)))
+        return found
+
+    def _profile_salts(self) -> Ids:
+        """Equal numbers for interchangeable units, whatever their head; 1 for what never goes."""
+        number = self._numbered(self.profile)
+        return np.concatenate([_hashes(self.rng, int(number.max(initial=0)) + 1), [1]])[number]
+
+    def _partial(self, rows: _Rows, sizes: Ids) -> bool:
+        """Whether some row holds only a part of a segment."""
+        count, width = rows.components.shape
+        number = np.arange(count)[:, None] * self.partition.num_components
+        pairs = np.unique((rows.components + number)[self.units[rows.components]])
+        row, unit = np.divmod(pairs, self.partition.num_components)
+        cells, held = np.unique(row * len(sizes) + self.segment[unit], return_counts=True)
+        return bool((held != sizes[cells % len(sizes)]).any())
+
+    def build(self) -> CouplingGraph:
+        """The coupling graph; couples stand in the order of their first parameter entry."""
+        units = np.flatnonzero(self.units)
+        units = units[np.argsort(self._first_seen()[units], kind="stable")]
+        groups, first = np.unique(self.group[units], return_index=True)
+        order = groups[np.argsort(first, kind="stable")]
+        rank = np.full(len(groups) + 1, -1)
+        rank[order] = np.arange(len(order))
+        couple_of = rank[self.group]
+        members = self._members(couple_of, len(order))
+        split = (
+            np.split(
+                units[np.argsort(couple_of[units], kind="stable")],
+                np.cumsum(np.bincount(couple_of[units]))[:-1],
+            )
+            if len(units)
+            else []
+        )
+        couples = _named([self._couple(m, u) for m, u in zip(members, split, strict=True)])
+        shapes = dict(self.analysis.program.parameters)
+        return CouplingGraph(
+            tuple(couples), tuple(self._frozen()), self.axes, shapes, couple_of, self.segment, self._bundles()
+        )
+
+    def _first_seen(self) -> Ids:
+        first = np.full(self.partition.num_components, np.iinfo(np.int64).max)
+        position = 0
+        for axis in self.axes:
+            np.minimum.at(first, axis.components, position + np.arange(len(axis.components)))
+            position += len(axis.components)
+        return first
+
+    def _members(self, couple_of: Ids, count: int) -> list[list[Member]]:
+        members: list[list[Member]] = [[] for _ in range(count)]
+        for axis in self.axes:
+            if axis.weight:
+                for number in np.unique(couple_of[axis.components]):
+                    if number >= 0:
+                        members[number].append(Member(axis.parameter, axis.axis, axis.role))
+        return members
+
+    def _couple(self, members: list[Member], units: Ids) -> Couple:
+        tags = int(self.tags[units[0]])
+        kind = next((k for tag, k in _KINDS if tags & tag), "lowrank")
+        slot = int(self.slot[units[0]])
+        return Couple(
+            f"{_common_path([m.parameter for m in members])}.{kind}".lstrip("."),
+            kind,
+            tuple(members),
+            units,
+            None,
+            slot,
+        )
+
+    def _bundles(self) -> Ids:
+        """Segments with the same place in the same joint arrays; without a joint array each is alone."""
+        count = int(self.segment.max(initial=-1)) + 1
+        profile, own = np.zeros(count, np.int64), np.arange(count)
+        profile[self.segment[self.units]] = self.profile[self.units]
+        key = np.stack([profile, np.where(profile == 0, own, -1)], 1)
+        return np.unique(key, axis=0, return_inverse=True)[1].ravel() if count else own
+
+    def _frozen(self) -> Iterator[Frozen]:
+        for axis in self.axes:
+            stuck = axis.components[~self.units[axis.components]]
+            stuck = stuck[~np.isin(stuck, self.partition.coarse)]
+            if len(stuck):
+                pins = self.partition.pin[stuck]
+                worst = int(np.bincount(pins[pins >= 0]).argmax()) if (pins >= 0).any() else -1
+                reason = (
+                    self.partition.reasons[worst] if worst >= 0 else Reason("no second weight depends on it")
+                )
+                yield Frozen(axis.parameter, axis.axis, len(stuck), len(axis.components), reason)
+
+
+def _common_path(names: list[str]) -> str:
+    parts = [n.split(".")[:-1] for n in names]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    return ".".join(common)
+
+
+def _named(couples: list[Couple]) -> list[Couple]:
+    """Number couples of one name: by head where they have one."""
+    groups: dict[tuple[str, tuple[Member, ...]], list[int]] = {}
+    for i, c in enumerate(couples):
+        groups.setdefault((c.name, c.weights), []).append(i)
+    result = list(couples)
+    taken: dict[str, int] = {}
+    for (name, _), numbers in groups.items():
+        taken[name] = taken.get(name, 0) + 1
+        base = name if taken[name] == 1 else f"{name}{taken[name]}"
+        for head, i in enumerate(numbers):
+            alone = len(numbers) == 1
+            result[i] = replace(
+                couples[i], name=base if alone else f"{base}[{head}]", head=None if alone else head
+            )
+    return result

@@ -1,0 +1,100 @@
+"""Normalise: one flat graph of plain operators, without guards, assertions and hidden regions."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+_ASSERTIONS = (
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "_assert_async",
+    "sym_constrain_range",
+    "_functional_assert",
+)
+
+
+def normalise(module: fx.GraphModule) -> fx.Graph:
+    """A copy of the module's graph in normal form.
+
+    Regions behind higher-order operators are inlined (their outputs detached, or their autocast mode
+    entered and left), run-time assertions of the capture go, and what nobody reads goes too.
+
+    Args:
+        module: a captured module; it is not changed.
+
+    Returns:
+        The new graph, with flat inputs and outputs.
+    """
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if _is_check(node):
+            continue
+        region = _region(module, node)
+        if region is not None:
+            env[node] = _inline(graph, node, region, env)
+        elif node.target is operator.getitem and isinstance(env[node.args[0]], (tuple, list)):
+            env[node] = env[node.args[0]][node.args[1]]  # an inlined region has no tuple of its own
+        else:
+            env[node] = _copy(graph, node, env)
+    graph.eliminate_dead_code(_is_impure)
+    return graph
+
+
+def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
+    copied = graph.node_copy(node, lambda n: env[n])
+    copied.meta = dict(node.meta)
+    return copied
+
+
+def _is_check(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return node.target == "_guards_fn"
+    return node.op == "call_function" and any(a in str(node.target) for a in _ASSERTIONS)
+
+
+def _is_impure(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output") or (node.op == "call_function" and node.is_impure())
+
+
+def _region(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+    """The submodule that a higher-order operator runs once, if ``node`` is one that can be inlined."""
+    target = node.target
+    if not isinstance(target, torch._ops.HigherOrderOperator) or "wrap_with" not in target.name():
+        return None
+    inner = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"]
+    return getattr(module, str(inner[0].target)) if inner else None
+
+
+def _inline(graph: fx.Graph, node: fx.Node, region: fx.GraphModule, env: dict[fx.Node, Any]) -> Any:
+    position = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
+    settings, operands = node.args[:position], node.args[position + 1 :]
+    autocast = "autocast" in str(node.target)
+    state = (
+        graph.call_function(torch.amp.autocast_mode._enter_autocast, tuple(settings)) if autocast else None
+    )
+    inner: dict[fx.Node, Any] = {}
+    inputs = iter(operands)
+    result: object = None
+    for sub in normalise(region).nodes:
+        if sub.op == "placeholder":
+            inner[sub] = env[next(inputs)]  # type: ignore[index,arg-type]
+        elif sub.op == "output":
+            result = fx.map_arg(sub.args[0], lambda n: inner[n])
+        else:
+            inner[sub] = _copy(graph, sub, inner)
+    if state is not None:
+        graph.call_function(torch.amp.autocast_mode._exit_autocast, (state,))
+    elif settings and settings[0] is False:
+        result = fx.map_arg(result, lambda n: _detached(graph, n))
+    return result
+
+
+def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    detached = graph.call_function(torch.ops.aten.detach.default, (node,))
+    detached.meta = dict(node.meta)
+    return detached

@@ -1,0 +1,210 @@
+"""Propagate: interpret a program on label arrays."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ecospa_fx.errors import AnalysisError
+from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
+from ecospa_fx.program import Analysis, Program
+from ecospa_fx.rules import TABLE
+from ecospa_fx.rules.call import Arrays, Call, nature_of
+from ecospa_fx.rules.views import with_slots
+
+
+def propagate(program: Program) -> Analysis:
+    """Run labels through the graph.
+
+    Args:
+        program: the captured program.
+
+    Returns:
+        Labels of every node and their resolved partition. Cost is linear in nodes and labels.
+    """
+    return _Interpreter(program).run()
+
+
+class _Interpreter:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.space = LabelSpace()
+        self.values: dict[fx.Node, Any] = {}
+        self.calls: dict[fx.Node, Call] = {}
+        self.labels: dict[str, tuple[np.ndarray | None, ...]] = {}
+        self.unknown: Counter[str] = Counter()
+
+    def run(self) -> Analysis:
+        for node in self.program.graph.nodes:
+            getattr(self, f"_{node.op}")(node)
+        partition = self.space.resolve()
+        return Analysis(
+            self.program, self.values, self.calls, self.labels, partition, dict(self.unknown), self.space
+        )
+
+    def _placeholder(self, node: fx.Node) -> None:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            floating = value.is_floating_point() or value.is_complex()
+            self.values[node] = bare_value(value, Nature.ACTIVATION if floating else Nature.INDEX)
+
+    def _get_attr(self, node: fx.Node) -> None:
+        tensor, name = node.meta.get("val"), str(node.target)
+        if not isinstance(tensor, torch.Tensor):
+            return
+        if name not in self.program.parameters or not tensor.is_floating_point():
+            self.values[node] = bare_value(tensor, Nature.CONSTANT)
+            return
+        if name not in self.labels:
+            self.labels[name] = tuple(self._axis_labels(n) for n in tensor.shape)
+        rank = tensor.dim()
+        arrays = []
+        for axis, ids in enumerate(self.labels[name]):
+            if ids is not None:
+                arrays.append(LabelArray(ids.reshape([-1 if a == axis else 1 for a in range(rank)])))
+        self.values[node] = replace(bare_value(tensor, Nature.WEIGHT), arrays=tuple(arrays))
+
+    def _axis_labels(self, size: int) -> np.ndarray | None:
+        return self.space.fresh((size,)) if size > 1 else None
+
+    def _call_function(self, node: fx.Node) -> None:
+        if node.target is operator.getitem:
+            source = self.values.get(node.args[0])  # type: ignore[arg-type]
+            if isinstance(source, tuple):
+                self.values[node] = source[node.args[1]]  # type: ignore[index]
+            return
+        outputs = _outputs(node)
+        args = named_arguments(node, lambda n: self.values.get(n, _plain(n)))
+        call = Call(target_name(node), args, outputs, self.space, node.name, source_line(node))
+        nature = nature_of(call.values())
+        call.outputs = tuple(replace(o, nature=nature) for o in outputs)
+        self.calls[node] = call
+        flows = self._flow(node, call)
+        result = tuple(
+            replace(o, arrays=self._finish(call, f, o)) for o, f in zip(call.outputs, flows, strict=True)
+        )
+        call.outputs = result
+        if result:
+            self.values[node] = result if _is_multiple(node) else result[0]
+
+    def _flow(self, node: fx.Node, call: Call) -> list[Arrays]:
+        if not any(v.arrays for v in call.values()):
+            known = TABLE.find(call.target)
+            return (
+                _listed(known.flow(call), call)
+                if known and "expand" in call.target
+                else [()] * len(call.outputs)
+            )
+        found = TABLE.find(call.target)
+        if found is None or _mutates_a_view(node):
+            self.unknown[call.target] += 1
+            text = (
+                "no rule for this operator"
+                if found is None
+                else "writes into a tensor that is used elsewhere"
+            )
+            call.pin((a for v in call.values() for a in v.arrays), text)
+            return [()] * len(call.outputs)
+        return _listed(found.flow(call), call)
+
+    def _finish(self, call: Call, arrays: Arrays, out: Value) -> Arrays:
+        arrays = tuple(a for a in arrays if a.axes) if 0 not in out.shape else ()
+        for array in arrays:
+            fits = array.ids.ndim == out.rank and all(
+                n in (1, m) for n, m in zip(array.ids.shape, out.shape, strict=True)
+            )
+            if not fits:
+                raise AnalysisError(
+                    f"rule of {call.target} gave labels {array.ids.shape} for a value {out.shape} ({call.source})"
+                )
+        return with_slots(call, arrays)
+
+    def _output(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            value = self.values.get(source)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Value):
+                    for array in item.arrays:
+                        self.space.pin(
+                            array.ids, Reason("the model returns this axis", "output", source.name)
+                        )
+
+    def _call_module(self, node: fx.Node) -> None:
+        raise AnalysisError(f"call_module {node.target} in a normalised graph")
+
+
+def _listed(flows: Arrays | list[Arrays], call: Call) -> list[Arrays]:
+    if isinstance(flows, list):
+        return flows
+    return [flows, *[()] * (len(call.outputs) - 1)] if call.outputs else []
+
+
+def target_name(node: fx.Node) -> str:
+    """Name under which the rule table knows the node's operator."""
+    target = node.target
+    return (
+        str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    )
+
+
+def named_arguments(node: fx.Node, lookup: Any) -> dict[str, Any]:
+    """Arguments by schema name; nodes go through ``lookup``."""
+    target = node.target
+    names = [a.name for a in target._schema.arguments] if isinstance(target, torch._ops.OpOverload) else []
+    names += [f"arg{i}" for i in range(len(names), len(node.args))]
+    args = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    return {k: fx.map_arg(v, lookup) for k, v in args.items()}
+
+
+def _plain(node: fx.Node) -> Any:
+    """A node that holds no tensor: its hint, where it is a number."""
+    value = node.meta.get("val")
+    return hint(value) if isinstance(value, (int, torch.SymInt)) else value
+
+
+def hint(size: Any) -> int:
+    """The example value of a size."""
+    if isinstance(size, torch.SymInt):
+        known = size.node.hint
+        return int(known) if known is not None else 4099  # a data-dependent size: unlike any other
+    return int(size)
+
+
+def bare_value(tensor: torch.Tensor, nature: Nature = Nature.CONSTANT) -> Value:
+    """A value without labels."""
+    symbolic = tuple(not isinstance(n, int) for n in tensor.shape)
+    return Value(tuple(hint(n) for n in tensor.shape), symbolic, (), nature)
+
+
+def _outputs(node: fx.Node) -> tuple[Value, ...]:
+    value = node.meta.get("val")
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(bare_value(v) for v in items if isinstance(v, torch.Tensor))
+
+
+def _is_multiple(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (tuple, list))
+
+
+def _mutates_a_view(node: fx.Node) -> bool:
+    """Whether an in-place operator changes what others still read."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:
+        return False
+    first = node.args[0]
+    return isinstance(first, fx.Node) and len(first.users) > 1
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's own line: the innermost frame of the capture, as ``file:line: code``."""
+    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
+    if len(trace) < 2:
+        return ""
+    place = trace[-2].strip().removeprefix("File ").replace('"', "").replace(", line ", ":").split(", in ")[0]
+    return f"{place}: {trace[-1].strip()}"
