@@ -18,6 +18,7 @@ from ecospa_fx.errors import CaptureError, InputError
 from ecospa_fx.passes.normalise import normalise
 from ecospa_fx.passes.propagate import hint
 from ecospa_fx.program import Program
+from ecospa_fx.signature import unbind
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 
@@ -30,7 +31,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
 
     Args:
         model: the module; its parameters may live on the meta device.
-        inputs: keyword arguments of its ``forward``.
+        inputs: arguments of its ``forward`` by name (see :func:`ecospa_fx.signature.bind`).
 
     Returns:
         The normalised program.
@@ -165,8 +166,9 @@ def _flat_signature(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Non
     original = model.forward
     own = "forward" in model.__dict__
 
-    def forward(**kwargs: Any) -> Any:
-        return original(**kwargs)
+    def forward(**named: Any) -> Any:
+        args, kwargs = unbind(named)
+        return original(*args, **kwargs)
 
     parameters = [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for k in inputs]
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,0 +1,347 @@
+"""The compiled model: the front door of the library."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.cut import ParameterCut
+from ecospa_fx.errors import CaptureError, CoupleError, InputError, PlanError
+from ecospa_fx.executable import Executable
+from ecospa_fx.labels import Ids
+from ecospa_fx.masked import Difference, call_masked, floats, largest, narrow, repeatable
+from ecospa_fx.passes import remap
+from ecospa_fx.passes.check import check_supported
+from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.open import open_signature
+from ecospa_fx.passes.propagate import propagate
+from ecospa_fx.passes.rewrite import rewrite
+from ecospa_fx.program import Analysis, Program
+from ecospa_fx.removal import Removal
+from ecospa_fx.signature import bind, key_of
+
+
+@dataclass(eq=False)
+class Signature:
+    """One way to call the model, its dense program, and the graph that runs now."""
+
+    inputs: Mapping[str, Any]
+    program: Program
+    executable: Executable
+    _coupled: tuple[CouplingGraph, Analysis] | None = None
+
+    @property
+    def coupled(self) -> tuple[CouplingGraph, Analysis]:
+        """Coupling graph and analysis, made when they are first asked for."""
+        if self._coupled is None:
+            self._coupled = couple(propagate(self.program))
+        return self._coupled
+
+
+class CompiledModel(nn.Module):
+    """A model as a graph that can become smaller.
+
+    It has the model's own parameters, buffers and submodules under their own names, and computes what the
+    model computes until :meth:`sparsify` removes something. The original module shares the parameters; once
+    they have shrunk only the compiled model can run.
+
+    Args:
+        model: the module.
+        args: example inputs; without any, capture waits for the first call.
+        kwargs: example keyword inputs.
+        check: compare every capture once with the eager model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        check_supported(model)
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[name] = model.__dict__[name]
+        self.__dict__["source"] = model
+        self.training = model.training
+        self.removal = Removal()
+        self._check = check
+        self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+        self._signatures: dict[tuple[Any, ...], Signature] = {}
+        self._all_modules = list(model.modules())
+        if args or kwargs:
+            self._signature(bind(model.forward, args, kwargs or {}))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Same inputs and outputs as the model; a new kind of call is captured when it first comes.
+
+        Raises:
+            InputError: the call does not fit the model, or a size that the capture had to fix.
+            CaptureError: this kind of call cannot be captured.
+        """
+        named = bind(self.source.forward, args, kwargs)
+        signature = self._signature(named)
+        leaves = pytree.tree_leaves(named)
+        signature.program.guard(leaves)
+        return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
+
+    def train(self, mode: bool = True) -> CompiledModel:
+        """Set the mode of the model and of everything in it."""
+        super().train(mode)
+        self.source.training = mode
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            source = self.__dict__.get("source")
+            if source is None or name.startswith("_"):
+                raise
+            return getattr(source, name)
+
+    def _signature(self, named: Mapping[str, Any]) -> Signature:
+        like = next((p for p in self._all_modules[0].parameters()), None)
+        key = key_of(named, self._all_modules, like)
+        if key not in self._signatures:
+            program = open_signature(self.source, named, self._shapes, self._check)
+            signature = Signature(named, program, Executable(program.graph, program.constants, self))
+            if self.removal.removed:
+                signature.executable = self._shrunk(signature, self.removal)
+            self._signatures[key] = signature
+        return self._signatures[key]
+
+    def _first(self) -> Signature:
+        """The signature whose couples count; captured from what the model offers, if need be.
+
+        Raises:
+            CaptureError: the model has not been called and offers no inputs of its own.
+        """
+        if not self._signatures:
+            offered = getattr(self.source, "dummy_inputs", None)
+            if not isinstance(offered, Mapping):
+                raise CaptureError(
+                    "the model has not been called yet, so nothing is captured; pass example inputs: "
+                    f"ecospa_fx.compile(model, args=({_example(self.source)},))"
+                )
+            device = next((p.device for p in self.source.parameters()), None)
+            moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in offered.items()}
+            self._signature(bind(self.source.forward, (), moved))
+        return next(iter(self._signatures.values()))
+
+    @property
+    def couplings(self) -> CouplingGraph:
+        """Every couple of weight matrices, and every axis that is frozen, with its reason."""
+        return self._first().coupled[0]
+
+    @property
+    def analysis(self) -> Analysis:
+        """Labels of every node of the dense graph."""
+        return self._first().coupled[1]
+
+    def explain(self, parameter: str) -> str:
+        """What holds and what moves one parameter."""
+        return self.couplings.explain(parameter)
+
+    def kept_mask(self, name: str) -> torch.Tensor:
+        """Which entries of the dense parameter are still there, over all rounds: bool, dense shape.
+
+        Raises:
+            KeyError: no such parameter.
+        """
+        if name not in self._shapes:
+            raise KeyError(f"{name!r} is not a parameter of the model")
+        return self.removal.mask(self._canonical(name), self._shapes[name])
+
+    def _canonical(self, name: str) -> str:
+        """The first name of a parameter that has several."""
+        parameter = self.get_parameter(name)
+        return next((n for n, p in self.named_parameters() if p is parameter), name)
+
+    def verify(self, *args: Any, **kwargs: Any) -> Difference:
+        """Compare with the masked model, outputs and gradients, on one call.
+
+        Args:
+            args: the call's positional arguments; without any, those of the first capture.
+            kwargs: its keyword arguments.
+
+        Returns:
+            The largest differences.
+        """
+        named = bind(self.source.forward, args, kwargs) if args or kwargs else dict(self._first().inputs)
+        state = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in self.named_parameters()}
+        with repeatable(self):
+            outputs = floats(self(**named) if not _by_position(named) else self(*args, **kwargs))
+            gradients = _gradients(outputs, dict(self.named_parameters()))
+        with repeatable(self):
+            expected = floats(call_masked(self.source, state, self.removal, self._shapes, named))
+            reference = _gradients(expected, state)
+        return _difference(outputs, expected, gradients, reference)
+
+    def _shrunk(self, signature: Signature, removal: Removal) -> Executable:
+        graph, analysis = signature.coupled
+        written = rewrite(analysis, dead_labels(analysis, removal))
+        return Executable(written.graph, {**signature.program.constants, **written.constants}, self)
+
+    def apply(self, plan: Any, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:  # type: ignore[override]
+        """Carry out a plan: rewrite every graph, cut every parameter, move optimizer state.
+
+        A transaction: if anything fails, model and optimizer are bit for bit as they were. With a function
+        instead of a plan this is ``nn.Module.apply``.
+
+        Args:
+            plan: a plan, or a removal; it must include all that is gone already.
+            optimizer: one or several optimizers that hold the parameters.
+        """
+        if callable(plan) and not hasattr(plan, "removal"):
+            return super().apply(plan)  # type: ignore[return-value]
+        removal: Removal = getattr(plan, "removal", plan)
+        self._check_removal(removal)
+        executables = {k: self._shrunk(s, removal) for k, s in self._signatures.items()}
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        transfer = remap.prepare(dict(self.named_parameters()), self._cuts(removal), optimizers)
+        transfer.commit()
+        for key, executable in executables.items():
+            self._signatures[key].executable = executable
+        self.removal = removal
+        return None
+
+    def _check_removal(self, removal: Removal) -> None:
+        for name, axes in removal.removed.items():
+            if removal.shapes[name] != self._shapes.get(name):
+                raise PlanError(
+                    f"the plan is for {name} of shape {removal.shapes[name]}, the model has {self._shapes.get(name)}"
+                )
+            for axis in axes:
+                if (
+                    removal.kept(name, axis, removal.shapes[name][axis])
+                    & ~self.removal.kept(name, axis, removal.shapes[name][axis])
+                ).any():
+                    raise PlanError(
+                        f"the plan keeps entries of {name} that are gone already; plans are cumulative"
+                    )
+        lost = self.removal.removed.keys() - removal.removed.keys()
+        if lost:
+            raise PlanError(f"the plan keeps entries of {', '.join(sorted(lost)[:5])} that are gone already")
+
+    def _cuts(self, removal: Removal) -> dict[str, ParameterCut]:
+        cuts = {}
+        for name in removal.removed:
+            dense = self._shapes[name]
+            before, after = self.removal.shape(name, dense), removal.shape(name, dense)
+            if before != after:
+                cuts[name] = ParameterCut(narrow(removal.mask(name, dense), name, self.removal), after)
+        return cuts
+
+
+def _by_position(named: Mapping[str, Any]) -> bool:
+    return any(k.startswith("_positional_") for k in named)
+
+
+def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
+    """Labels that are dead after a removal; the finest decide, coarser ones follow.
+
+    Raises:
+        PlanError: this program ties entries together of which the removal takes only some.
+    """
+    partition = analysis.partition
+    dead = np.zeros(len(partition.component), bool)
+    torn: list[str] = []
+    for name, axes in analysis.labels.items():
+        for axis, ids in enumerate(axes):
+            if ids is not None and axis in removal.removed.get(name, {}):
+                dead[ids] = ~removal.kept(name, axis, len(ids))
+    components = np.zeros(partition.num_components, bool)
+    components[partition.component[dead]] = True
+    components = partition.close(components)
+    for name, axes in analysis.labels.items():
+        for ids in axes:
+            if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
+                torn.append(name)
+    if torn or (components & (partition.pin >= 0)).any():
+        raise PlanError(
+            f"this call of the model ties more entries together than the plan removes: {', '.join(dict.fromkeys(torn))[:300]}"
+        )
+    return components[partition.component]
+
+
+def _gradients(
+    outputs: Sequence[torch.Tensor], parameters: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Gradients of a fixed random projection of the outputs."""
+    active = {n: p for n, p in parameters.items() if p.requires_grad}
+    live = [o for o in outputs if o.requires_grad]
+    if not active or not live:
+        return {}
+    generator = torch.Generator().manual_seed(1)
+    weights = [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype) for o in live
+    ]
+    loss = sum((o * w).sum() / max(o.numel(), 1) ** 0.5 for o, w in zip(live, weights, strict=True))
+    assert isinstance(loss, torch.Tensor)
+    found = torch.autograd.grad(
+        loss.abs() if loss.is_complex() else loss, list(active.values()), allow_unused=True
+    )
+    return {n: g for n, g in zip(active, found, strict=True) if g is not None}
+
+
+def _difference(outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
+                gradients: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> Difference:  # fmt: skip
+    if len(outputs) != len(expected):
+        return Difference(float("inf"), float("inf"))
+    absolute, relative = largest(list(zip(expected, outputs, strict=True)))
+    pairs = {n: (reference[n], gradients[n]) for n in reference.keys() & gradients.keys()}
+    worst, worst_relative = largest(list(pairs.values()))
+    where = max(pairs, key=lambda n: largest([pairs[n]])[0], default="") if worst else ""
+    return Difference(absolute, relative, worst, worst_relative, where)
+
+
+def _example(model: nn.Module) -> str:
+    names = [n for n, p in inspect.signature(model.forward).parameters.items() if p.default is p.empty]
+    return ", ".join(names) or "x"
+
+
+def compile(model: nn.Module | ExportedProgram, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+            *, check: bool = True) -> CompiledModel:  # fmt: skip
+    """Compile a model so that it can become smaller.
+
+    Args:
+        model: a module, a ``torch.fx.GraphModule``, or a ``torch.export.ExportedProgram``.
+        args: example inputs. Without any the model is captured at its first call.
+        kwargs: example keyword inputs.
+        check: compare every capture once with the eager model, and refuse one that differs.
+
+    Returns:
+        A module with the same inputs, outputs and parameter names, which shares the parameters.
+
+    Raises:
+        CaptureError: the model cannot be captured, or holds quantised or sparse parameters.
+
+    Example:
+        >>> import torch, ecospa_fx
+        >>> ffn = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
+        >>> compiled = ecospa_fx.compile(ffn, args=(torch.randn(5, 8),))
+        >>> [(c.kind, c.num_units) for c in compiled.couplings.couples]
+        [('ffn', 32)]
+    """
+    if isinstance(model, ExportedProgram):
+        if not args and not kwargs and model.example_inputs:
+            args, kwargs = model.example_inputs
+        model = model.module(check_guards=False)
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"compile takes a module or an exported program, not {type(model).__name__}")
+    return CompiledModel(model, args, kwargs, check)
+
+
+__all__ = ["CompiledModel", "CoupleError", "InputError", "compile", "replace"]

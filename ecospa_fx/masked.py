@@ -1,0 +1,127 @@
+"""The masked model: the dense original with every removed entry set to zero."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from ecospa_fx.removal import Removal
+from ecospa_fx.signature import unbind
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest differences between two runs.
+
+    Attributes:
+        output: absolute, over all floating-point outputs.
+        output_relative: the same, relative to the largest output.
+        gradient: absolute, over the gradients of all parameters (0 where none was computed).
+        gradient_relative: the same, relative to the largest gradient.
+        gradient_of: name of the parameter with the largest difference.
+    """
+
+    output: float = 0.0
+    output_relative: float = 0.0
+    gradient: float = 0.0
+    gradient_relative: float = 0.0
+    gradient_of: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        """Whether outputs and gradients agree to a relative ``tolerance`` (NaN never does)."""
+        return self.output_relative <= tolerance and self.gradient_relative <= tolerance
+
+    def __str__(self) -> str:
+        worst = f" at {self.gradient_of}" if self.gradient_of else ""
+        return (
+            f"outputs differ by at most {self.output:.2e} (relative {self.output_relative:.2e}), "
+            f"gradients by {self.gradient:.2e} (relative {self.gradient_relative:.2e}){worst}"
+        )
+
+
+def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Removal) -> torch.Tensor:
+    """A tensor of the dense shape with zeros where entries are gone."""
+    wide = small
+    for axis in removal.removed.get(name, {}):
+        kept = torch.from_numpy(removal.kept(name, axis, dense[axis])).nonzero().flatten().to(small.device)
+        shape = [dense[a] if a == axis else n for a, n in enumerate(wide.shape)]
+        wide = wide.new_zeros(shape).index_copy(axis, kept, wide)
+    return wide
+
+
+def narrow(wide: torch.Tensor, name: str, removal: Removal) -> torch.Tensor:
+    """The surviving entries of a dense tensor."""
+    for axis in removal.removed.get(name, {}):
+        kept = torch.from_numpy(removal.kept(name, axis, wide.shape[axis])).nonzero().flatten()
+        wide = wide.index_select(axis, kept.to(wide.device))
+    return wide
+
+
+def call_masked(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    removal: Removal,
+    shapes: Mapping[str, tuple[int, ...]],
+    inputs: Mapping[str, Any],
+) -> Any:
+    """Run the original module with the dense, masked tensors in place of its own.
+
+    Args:
+        model: the original module, whose own code runs.
+        state: the current (small) parameters by name.
+        removal: what is gone.
+        shapes: dense shape of every parameter.
+        inputs: the call's arguments by name.
+    """
+    wide = {name: widen(p, name, shapes[name], removal) for name, p in state.items()}
+    args, kwargs = unbind(inputs)
+    return functional_call(model, wide, tuple(args), kwargs)
+
+
+def floats(output: Any) -> list[torch.Tensor]:
+    """All floating-point tensors of an output, in order."""
+    leaves = pytree.tree_leaves(output)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())]
+
+
+def largest(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    """Largest absolute difference, and that relative to the largest entry.
+
+    Two entries that are not finite in the same way count as equal.
+    """
+    worst, scale = 0.0, 0.0
+    for a, b in pairs:
+        if a.shape != b.shape:
+            return float("inf"), float("inf")
+        if a.numel():
+            wide = torch.complex128 if a.is_complex() else torch.float64
+            x, y = a.detach().to(wide), b.detach().to(wide)
+            same = (x == y) | (x.isnan() & y.isnan())
+            gap = torch.where(same, torch.zeros_like(x), x - y).abs()
+            worst = max(worst, float(gap.nan_to_num(nan=float("inf")).max()))
+            finite = x.abs()[x.abs().isfinite()]
+            scale = max(scale, float(finite.max()) if finite.numel() else 0.0)
+    return worst, worst / scale if scale else worst
+
+
+@contextlib.contextmanager
+def repeatable(model: nn.Module) -> Iterator[None]:
+    """Random numbers and buffers are afterwards as they were, and random numbers start from one seed."""
+    saved = {name: b.clone() for name, b in model.named_buffers() if not b.is_meta}
+    devices = [d.device.index for d in model.parameters() if d.is_cuda][:1]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, b in model.named_buffers():
+                    if name in saved and b.shape == saved[name].shape:
+                        b.copy_(saved[name])

@@ -1,0 +1,104 @@
+"""Check: what can be compiled, and whether a capture computes what the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ecospa_fx.errors import CaptureError
+from ecospa_fx.executable import Executable
+from ecospa_fx.masked import floats, largest, repeatable
+from ecospa_fx.program import Program
+from ecospa_fx.signature import unbind
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def tolerance(tensors: list[torch.Tensor]) -> float:
+    """Relative difference that round-off explains, by the coarsest dtype at hand."""
+    return max((_TOLERANCE.get(t.dtype, 1e-4) for t in tensors), default=1e-4)
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuse parameters whose entries cannot be removed one by one.
+
+    Raises:
+        CaptureError: some parameters are quantised, sparse or nested; all are listed.
+    """
+    odd = [f"{n} ({_oddity(p)})" for n, p in model.named_parameters() if _oddity(p)]
+    if odd:
+        more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
+        raise CaptureError(
+            f"parameters that are not plain dense tensors cannot be sparsified: {', '.join(odd[:8])}{more}; "
+            "dequantise or densify the model first, and quantise the smaller one"
+        )
+
+
+def _oddity(p: torch.Tensor) -> str:
+    if p.layout != torch.strided:
+        return f"sparse layout {p.layout}"
+    if p.is_quantized or not (p.is_floating_point() or p.is_complex()):
+        return f"quantised, {p.dtype}"
+    inner = type(p.data)
+    return (
+        ""
+        if inner in (torch.Tensor, nn.Parameter) or "DTensor" in inner.__name__
+        else f"quantised, {inner.__name__}"
+    )
+
+
+def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any], deterministic: bool) -> None:
+    """Compare a capture with the eager model on the same inputs.
+
+    Args:
+        model: the eager model, in the mode of the capture.
+        program: the capture.
+        inputs: the call's arguments by name.
+        deterministic: compare without dropout, in evaluation mode (where the capture had to skip
+            random branches of the training mode).
+
+    Raises:
+        CaptureError: outputs differ by more than round-off.
+    """
+    modes = {m: m.training for m in model.modules()}
+    graph = without_dropout(program.graph) if deterministic else program.graph
+    args, kwargs = unbind(inputs)
+    try:
+        if deterministic:
+            model.eval()
+        with torch.no_grad(), repeatable(model):
+            eager = model(*args, **kwargs)
+        with torch.no_grad(), repeatable(model):
+            flat = Executable(graph, program.constants, model)(pytree.tree_leaves(dict(inputs)))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    expected, found = floats(eager), floats(list(flat))
+    _, relative = largest(list(zip(expected, found, strict=False)))
+    if len(expected) != len(found) or not relative <= tolerance(expected):
+        raise CaptureError(
+            f"the captured graph of {type(model).__name__} computes something else than the model "
+            f"(relative difference {relative:.2e}); torch.export took a branch that these inputs do not take in eager "
+            "mode. Pass other example inputs (for instance a mask that masks something), or check=False to accept it"
+        )
+
+
+def without_dropout(graph: fx.Graph) -> fx.Graph:
+    """A copy in which nothing is dropped at random."""
+    plain = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        env[node] = copied = plain.node_copy(node, env.__getitem__)
+        target = str(node.target)
+        if target.startswith("aten.dropout") and len(copied.args) == 3:
+            copied.args = (*copied.args[:2], False)
+        elif "scaled_dot_product_attention" in target:
+            if len(copied.args) > 4:
+                copied.args = (*copied.args[:4], 0.0, *copied.args[5:])
+            elif "dropout_p" in copied.kwargs:
+                copied.kwargs = {**copied.kwargs, "dropout_p": 0.0}
+    return plain
