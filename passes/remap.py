@@ -1,0 +1,299 @@
+"""Make parameters smaller in place, and let their gradients and their optimizers' state follow.
+
+`prepare` checks everything and changes nothing, `Transfer.commit` does it, `Transfer.rollback` undoes it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ecospa_fx.cut import ParameterCut
+from ecospa_fx.errors import OptimizerError, OptimizerStateError, RewriteError
+from ecospa_fx.exchange import exchange
+from ecospa_fx.optim_state import StateRule, StateRules, cut_entry
+
+Back = Callable[[], torch.Tensor]
+"""Rebuilds a tensor as it was before the cut."""
+
+
+@dataclass(frozen=True)
+class StateMove:
+    """One optimizer's state for one parameter, and the rule by which each entry follows."""
+
+    state: dict[str, Any]
+    rules: Mapping[str, StateRule]
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterMove:
+    """One parameter that becomes smaller, with everything that follows it."""
+
+    name: str
+    param: nn.Parameter
+    cut: ParameterCut
+    states: tuple[StateMove, ...]
+
+
+@dataclass(eq=False)
+class Transfer:
+    """A checked change of parameters and optimizer state, not yet made.
+
+    Memory: `commit` works tensor by tensor and keeps, for `rollback`, only what was removed. Survivors and
+    removed entries together are as large as before, so the peak is the model as it was plus its largest
+    parameter (with the gradient). Rolling back needs no more. Drop the Transfer to free the removed entries.
+
+    Attributes:
+        moves: what becomes smaller; parameters that lose nothing are not in it.
+    """
+
+    moves: tuple[ParameterMove, ...]
+    _undo: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.moves)
+
+    def commit(self) -> None:
+        """Make the change.
+
+        Every Parameter stays the same object, with its attributes, its hooks and its weak references; so
+        optimizers, schedulers and whoever else holds it go on. A backward pass through a graph recorded
+        before the cut still works: it sees the old values, and the gradient that it has for a parameter is
+        cut alike and reaches the parameter's hooks and ``.grad`` as ever. (Hooks on the parameter's
+        AccumulateGrad node, which DistributedDataParallel uses, stay with the old node: wrap the model anew.)
+
+        Raises:
+            RewriteError: something in torch holds on to a parameter so that it cannot be exchanged.
+            BaseException: whatever else fails, such as a lack of memory. In any case everything is as before.
+        """
+        with torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
+            for move in self.moves:
+                for state in move.states:
+                    _move_state(state, move.param, move.cut, undo)
+                _move_parameter(move, undo)
+            self._undo = undo.pop_all()
+
+    def rollback(self) -> None:
+        """Undo `commit`: every value becomes, bit for bit, what it was. Before `commit` this does nothing.
+
+        Call it before anything else changes parameters, gradients or state.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            self._undo.close()
+
+
+def prepare(
+    parameters: Mapping[str, nn.Parameter],
+    cuts: Mapping[str, ParameterCut],
+    optimizers: Sequence[Optimizer] = (),
+) -> Transfer:
+    """Check that parameters and optimizers can follow ``cuts``; change nothing.
+
+    State that is factored or not entry by entry (Adafactor, Muon) follows too, but the steps after the cut
+    are not those of the masked model: Adafactor's clipping and Muon's orthogonalisation mix all entries.
+
+    Args:
+        parameters: all parameters of the model by name; a tied one may appear under each of its names.
+        cuts: by parameter name; for a tied parameter one of its names is enough.
+        optimizers: each must hold parameters of the model, and together all that are cut and train.
+
+    Returns:
+        The checked change. Nothing may change parameters or optimizers before it is committed.
+
+    Raises:
+        RewriteError: a cut does not fit its parameter, or a parameter cannot be cut (quantised, sparse,
+            lazy, a tensor subclass, sharing memory with another).
+        OptimizerError: an optimizer holds none of the parameters, some are in none, or its kind is refused.
+        OptimizerStateError: an entry of an optimizer's state cannot be placed.
+
+    Example:
+        >>> layer = nn.Linear(3, 2, bias=False)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> cut = ParameterCut(torch.tensor([[True, True, False]] * 2), (2, 2))
+        >>> prepare(dict(layer.named_parameters()), {"weight": cut}, [optimizer]).commit()
+        >>> layer.weight.shape, optimizer.param_groups[0]["params"][0] is layer.weight
+        (torch.Size([2, 2]), True)
+    """
+    _check_cuts(parameters, cuts)
+    cut_of = {id(parameters[name]): (name, cut) for name, cut in cuts.items() if cut.changes}
+    _check_memory(parameters, cut_of.keys())
+    _check_held(parameters, cut_of.keys(), optimizers)
+    followers = [StateRules(optimizer) for optimizer in optimizers if _held(optimizer).keys() & cut_of.keys()]
+    return Transfer(_moves([(name, parameters[name], cut) for name, cut in cut_of.values()], followers))
+
+
+def _check_cuts(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str, ParameterCut]) -> None:
+    """Every cut must fit its parameter, and all names of a tied parameter must get the same one."""
+    problems = [f"the model has no parameter {name!r}" for name in cuts if name not in parameters]
+    first: dict[int, str] = {}
+    for name in [name for name in cuts if name in parameters]:
+        tied = first.setdefault(id(parameters[name]), name)
+        if not torch.equal(cuts[name].kept, cuts[tied].kept):
+            problems.append(f"{tied!r} and {name!r} are one parameter, and their cuts differ")
+        if obstacle := _obstacle(parameters[name], cuts[name]):
+            problems.append(f"{name!r} {obstacle}")
+    if problems:
+        raise RewriteError("cannot cut parameters: " + "; ".join(problems))
+
+
+def _obstacle(param: nn.Parameter, cut: ParameterCut) -> str | None:
+    """Why ``param`` cannot be cut, if so."""
+    if isinstance(param, nn.UninitializedParameter):
+        return "is not initialised yet: run the model once"
+    if not (param.is_floating_point() or param.is_complex()):
+        return f"is quantised ({param.dtype}): sparsify before quantising"
+    if param.layout is not torch.strided:
+        return f"is sparse ({param.layout}): call .to_dense() first"
+    if not _is_plain(param):
+        return f"is a {type(param.detach()).__name__}: sparsify before sharding or quantising"
+    if param.is_inference() or not param.is_leaf:
+        return "is no leaf that autograd can train"
+    if tuple(param.shape) != cut.old_shape:
+        return f"has shape {tuple(param.shape)}, its cut is for {cut.old_shape}"
+    return None
+
+
+def _is_plain(param: torch.Tensor) -> bool:
+    """Whether ``param`` has memory of its own: no tensor subclass inside, not lazy, not sparse."""
+    if isinstance(param, nn.UninitializedParameter) or param.layout is not torch.strided:
+        return False
+    return type(param.detach()) is torch.Tensor
+
+
+def _check_memory(parameters: Mapping[str, nn.Parameter], cut: Collection[int]) -> None:
+    """Parameters that are tied by sharing memory alone would come apart."""
+    places: dict[int, dict[int, str]] = defaultdict(dict)
+    for name, param in parameters.items():
+        if _is_plain(param):
+            places[param.data_ptr()].setdefault(id(param), name)
+    shared = [users for at, users in places.items() if at and len(users) > 1 and users.keys() & cut]
+    if shared:
+        names = "; ".join(", ".join(map(repr, users.values())) for users in shared)
+        raise RewriteError(
+            f"parameters share memory without being the same Parameter: {names}. Tie them by assigning one "
+            "Parameter to both modules"
+        )
+
+
+def _held(optimizer: Optimizer) -> dict[int, torch.Tensor]:
+    return {id(param): param for group in optimizer.param_groups for param in group["params"]}
+
+
+def _check_held(
+    parameters: Mapping[str, nn.Parameter], cut: Collection[int], optimizers: Sequence[Optimizer]
+) -> None:
+    """Each optimizer must hold some of the model, and one of them every parameter that is cut and trains."""
+    ours = {id(param) for param in parameters.values()}
+    held: dict[int, torch.Tensor] = {}
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise OptimizerError(f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if not _held(optimizer).keys() & ours:
+            hint = _copy_hint(parameters.values(), _held(optimizer).values())
+            raise OptimizerError(f"{type(optimizer).__name__} holds none of the model's parameters{hint}")
+        held.update(_held(optimizer))
+    missing = {n: p for n, p in parameters.items() if id(p) in cut and id(p) not in held and p.requires_grad}
+    if optimizers and missing:
+        hint = _copy_hint(missing.values(), [param for key, param in held.items() if key not in ours])
+        raise OptimizerError(
+            f"no optimizer that was passed holds {', '.join(map(repr, missing))}{hint}. Pass every optimizer "
+            "that trains them, or set requires_grad=False on what does not train"
+        )
+
+
+def _copy_hint(missing: Iterable[torch.Tensor], others: Iterable[torch.Tensor]) -> str:
+    if {param.shape for param in missing} & {param.shape for param in others}:
+        return ", only others of the same shapes: was it built from another copy of the model?"
+    return ""
+
+
+def _moves(
+    targets: Sequence[tuple[str, nn.Parameter, ParameterCut]], followers: Sequence[StateRules]
+) -> tuple[ParameterMove, ...]:
+    """Find the rule of every entry of every optimizer's state; nothing is cut yet."""
+    errors: dict[str, OptimizerStateError] = {}
+    moves = [
+        ParameterMove(
+            name, param, cut, tuple(_state_move(rules, name, param, cut, errors) for rules in followers)
+        )
+        for name, param, cut in targets
+    ]
+    if errors:
+        first, *others = errors
+        also = f"\nThe same goes for {', '.join(others)}." if others else ""
+        raise OptimizerStateError(f"{errors[first]}{also}") from errors[first]
+    return tuple(moves)
+
+
+def _state_move(
+    rules: StateRules,
+    name: str,
+    param: nn.Parameter,
+    cut: ParameterCut,
+    errors: dict[str, OptimizerStateError],
+) -> StateMove:
+    state = rules.optimizer.state.get(param, {})
+    found: dict[str, StateRule] = {}
+    for key in state:
+        try:
+            found[key] = rules.find(name, param, key, cut)
+        except OptimizerStateError as error:
+            errors[f"{key!r} of {name!r}"] = error
+    return StateMove(state, found)
+
+
+def _move_state(move: StateMove, param: nn.Parameter, cut: ParameterCut, undo: ExitStack) -> None:
+    """Rules first, since they may look at entries that are not cut yet; then one big tensor at a time."""
+    state, rules = move.state, move.rules
+    ruled = [key for key, rule in rules.items() if rule is not cut_entry]
+    for key, value in [(key, rules[key](key, state[key], param, cut, state)) for key in ruled]:
+        undo.callback(state.__setitem__, key, state[key])
+        state[key] = value
+    for key in [key for key in rules if key not in ruled]:
+        small, back = _shrink(state[key], cut)
+        undo.callback(_put_back, state, key, back)
+        state[key] = small
+
+
+def _put_back(state: dict[str, Any], key: str, back: Back) -> None:
+    state[key] = back()
+
+
+def _shrink(tensor: torch.Tensor, cut: ParameterCut) -> tuple[torch.Tensor, Back]:
+    """Cut ``tensor``, and return the way back, which holds no more than what was removed."""
+    if tensor.layout is not torch.strided:
+        return cut.apply(tensor), lambda: tensor
+    small, removed = cut.split(tensor)
+    return small, lambda: cut.join(small, removed)
+
+
+def _move_parameter(move: ParameterMove, undo: ExitStack) -> None:
+    small, back = _shrink(move.param.detach(), move.cut)
+    grad, grad_back = _shrink(move.param.grad, move.cut) if move.param.grad is not None else (None, None)
+    former: list[weakref.ref[torch.Tensor]] = []
+    undo.callback(_restore, move, former, back, grad_back)
+    try:
+        former.append(exchange(move.param, small.detach(), grad, move.cut.apply))
+    except RewriteError as error:
+        raise RewriteError(f"{move.name!r} cannot be cut in place: {error}") from error
+
+
+def _restore(
+    move: ParameterMove, former: Sequence[weakref.ref[torch.Tensor]], back: Back, grad_back: Back | None
+) -> None:
+    """Give the parameter its former tensor, if something kept that alive, or one rebuilt from its parts."""
+    if tuple(move.param.shape) == move.cut.old_shape:
+        return  # interrupted before the exchange
+    dense = former[0]() if former else None
+    grad = grad_back() if grad_back else None
+    exchange(move.param, back() if dense is None else dense, grad, move.cut.scatter)
