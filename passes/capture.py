@@ -17,10 +17,17 @@ from torch.utils import _pytree as pytree
 from ecospa_fx.errors import CaptureError, InputError
 from ecospa_fx.passes.normalise import normalise
 from ecospa_fx.passes.propagate import hint
+from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+
+_WAYS = (
+    {"strict": False, "deferred": False},
+    {"strict": False, "deferred": True},  # sizes that depend on data cannot be guarded, only asserted
+    {"strict": True, "deferred": False},
+)
 
 
 def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
@@ -41,20 +48,14 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
     """
     failures = []
     for variant in _variants(model, inputs):
-        for strict in (False, True):
+        for ways in _WAYS:
             try:
-                return from_exported(_export(model, variant, strict), model)
+                return from_exported(_export(model, variant, **ways), model)
             except (CaptureError, InputError):
                 raise
             except Exception as error:
                 failures.append(error)
-                if not _strict_may_help(error):
-                    break
     raise CaptureError(_explain(model, failures[0])) from failures[0]
-
-
-def _strict_may_help(error: Exception) -> bool:
-    return "strict" in str(error).lower() or isinstance(error, torch._dynamo.exc.Unsupported)
 
 
 def _variants(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -94,7 +95,7 @@ def _unlike_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]
     return pytree.tree_map(resize, dict(inputs))
 
 
-def _export(model: nn.Module, inputs: dict[str, Any], strict: bool) -> ExportedProgram:
+def _export(model: nn.Module, inputs: dict[str, Any], strict: bool, deferred: bool) -> ExportedProgram:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         for context in _transformers_patches(model, inputs):
@@ -220,6 +221,7 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
                 if isinstance(value, torch.Tensor):
                     constants[name] = value
     graph = normalise(unlifted)
+    unfuse(graph)
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     parameters = {n: tuple(p.shape) for n, p in known.items() if n in read}
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
