@@ -15,11 +15,11 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import CaptureError, InputError
-from ecospa_fx.passes.normalise import normalise
-from ecospa_fx.passes.propagate import hint
+from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
+from ecospa_fx.sizes import hint, static
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 
@@ -206,6 +206,8 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
         exported: the exported program.
         model: the module whose parameter names count (the exported program's own otherwise).
     """
+    if writes_through_views(exported.graph):
+        exported = exported.run_decompositions({})  # functional form: every write makes a new value
     unlifted = exported.module(check_guards=False)
     constants: dict[str, torch.Tensor] = {}
     owner = model if model is not None else unlifted
@@ -278,9 +280,10 @@ def _check_tensor(name: str, want: torch.Tensor, have: Any, sizes: dict[str, int
     if have.dim() != want.dim():
         raise InputError(f"input {name!r} must have {want.dim()} axes, not shape {tuple(have.shape)}")
     for axis, (w, h) in enumerate(zip(want.shape, have.shape, strict=True)):
-        fixed = sizes.setdefault(str(w), int(h)) if isinstance(w, torch.SymInt) else int(w)
+        only = static(w)
+        fixed = sizes.setdefault(str(w), int(h)) if only is None else only
         if fixed != h:
-            why = "another input has" if isinstance(w, torch.SymInt) else "the capture had to fix"
+            why = "another input has" if only is None else "the capture had to fix"
             raise InputError(
                 f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
                 f"call with that size, or compile the model anew with inputs of the new one (captured with {tuple(hint(n) for n in want.shape)})"

@@ -98,3 +98,20 @@ def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
     detached = graph.call_function(torch.ops.aten.detach.default, (node,))
     detached.meta = dict(node.meta)
     return detached
+
+
+def writes_through_views(graph: fx.Graph) -> bool:
+    """Whether an in-place operator changes memory that is also read under another name."""
+    return any(_shared_target(n) for n in graph.nodes if n.op == "call_function")
+
+
+def _shared_target(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:
+        return False
+    written = node.args[0]
+    if not isinstance(written, fx.Node) or written.op == "placeholder":
+        return isinstance(written, fx.Node)
+    made = written.target
+    views = isinstance(made, torch._ops.OpOverload) and any(r.alias_info for r in made._schema.returns)
+    return views or len(written.users) > 1

@@ -17,6 +17,7 @@ from ecospa_fx.program import Analysis, Program
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Arrays, Call, nature_of
 from ecospa_fx.rules.views import with_slots
+from ecospa_fx.sizes import hint, static
 
 
 def propagate(program: Program) -> Analysis:
@@ -28,10 +29,10 @@ def propagate(program: Program) -> Analysis:
     Returns:
         Labels of every node and their resolved partition. Cost is linear in nodes and labels.
     """
-    return _Interpreter(program).run()
+    return Interpreter(program).run()
 
 
-class _Interpreter:
+class Interpreter:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.space = LabelSpace()
@@ -168,17 +169,9 @@ def _plain(node: fx.Node) -> Any:
     return hint(value) if isinstance(value, (int, torch.SymInt)) else value
 
 
-def hint(size: Any) -> int:
-    """The example value of a size."""
-    if isinstance(size, torch.SymInt):
-        known = size.node.hint
-        return int(known) if known is not None else 4099  # a data-dependent size: unlike any other
-    return int(size)
-
-
 def bare_value(tensor: torch.Tensor, nature: Nature = Nature.CONSTANT) -> Value:
     """A value without labels."""
-    symbolic = tuple(not isinstance(n, int) for n in tensor.shape)
+    symbolic = tuple(static(n) is None for n in tensor.shape)
     return Value(tuple(hint(n) for n in tensor.shape), symbolic, (), nature)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ecospa_fx.passes.propagate import hint, named_arguments, target_name
+from ecospa_fx.passes.propagate import named_arguments, target_name
 from ecospa_fx.rules.views import groups
+from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
 _VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.unflatten.int")
@@ -73,8 +74,8 @@ def _candidates(node: fx.Node) -> Iterator[int]:
         return
     for ins, outs in groups(before, after):
         wide = [a for a in outs if after[a] > 1]
-        static = all(isinstance(node.meta["val"].shape[a], int) for a in outs)
-        if len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1 and static:
+        fixed = all(static(node.meta["val"].shape[a]) is not None for a in outs)
+        if len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1 and fixed:
             yield from wide[:-1]
 
 
@@ -140,7 +141,7 @@ def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Par
 
 def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     """Take the range before the view, then do again what was done on the way."""
-    after = list(view.meta["val"].shape)
+    after = [n if static(n) is None else static(n) for n in view.meta["val"].shape]
     lead, inner = after[:axis], after[axis + 1 :]
     outs = next(o for _, o in groups(_sizes(_source(view)), _sizes(view)) if axis in o)
     block = prod(int(after[a]) for a in outs if a > axis)

@@ -101,14 +101,18 @@ def _new_sizes(site: Site) -> None:
 @rule("aten.expand.default", "aten.broadcast_to.default", rewrite=_new_sizes)
 def expand(call: Call) -> Arrays:
     """Axes of size 1 repeat. Every copy may go by itself, so each gets a slot of its own."""
-    x, out = call.value("self"), call.out
-    new = out.rank - x.rank
+    return expand_arrays(call, call.value("self"))
+
+
+def expand_arrays(call: Call, x: Value) -> Arrays:
+    """Label arrays of ``x`` once it is expanded to the call's output."""
+    new = call.out.rank - x.rank
     arrays = rearrange(x.arrays, lambda ids: ids.reshape((1,) * new + ids.shape))
-    return (*arrays, *(s for axis in range(out.rank) for s in _copies(call, axis, new)))
+    return (*arrays, *(s for axis in range(call.out.rank) for s in _copies(call, x, axis, new)))
 
 
-def _copies(call: Call, axis: int, new: int) -> Arrays:
-    x, out = call.value("self"), call.out
+def _copies(call: Call, x: Value, axis: int, new: int) -> Arrays:
+    out = call.out
     repeated = out.shape[axis] > 1 and (axis < new or x.shape[axis - new] == 1)
     if not repeated or out.symbolic[axis] or (not x.arrays and x.nature == 0):
         return ()

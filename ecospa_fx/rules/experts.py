@@ -1,0 +1,27 @@
+"""Stacked expert weights: every token meets the matrix of the expert that it was routed to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.meet import contract
+from ecospa_fx.rules.registry import rule
+
+
+@rule(
+    "transformers.grouped_mm_fallback.default",
+    "aten._grouped_mm.default",
+)
+def grouped_mm(call: Call) -> Arrays:
+    """``out[t] = x[t] @ w[expert(t)]``: experts share the units of their hidden axis."""
+    names = list(call.args)
+    x, w = call.args[names[0]], call.args[names[1]]
+    offsets = call.get("offs")
+    if x.rank != 2 or w.rank != 3 or offsets is None:
+        call.pin((a for v in call.values() for a in v.arrays), "a grouped product of another form")
+        return ()
+    call.pin(w.on(0), "the router picks experts by number")
+    call.pin(x.on(0), "rows are routed to experts")
+    matrix = replace(w, shape=(1, *w.shape[1:]), arrays=tuple(a for a in w.arrays if 0 not in a.axes))
+    return contract(call, "ti,eio->to", (names[0], x), (names[1], matrix))
