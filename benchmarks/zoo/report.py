@@ -105,7 +105,7 @@ def page(findings: Sequence[Finding], environment: str) -> str:
         "## What does not pass",
         table(failures(findings), ("architecture", "family", "stage", "message")),
         "## What holds an axis that could go",
-        "An FFN, QK or VO axis that stays, and why. An unknown operator makes a couple smaller, never wrong.",
+        "A weight axis that stays, and why. An unknown operator makes a couple smaller, never wrong.",
         table(holders(findings), ("reason", "operator", "models", "such as")),
         "## Operators without a rule",
         table(unknown(findings), ("operator", "models")),
@@ -126,21 +126,21 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 _INTRODUCTION = """\
-`python -m benchmarks.zoo` builds a tiny random-weight model of every architecture of transformers whose eager forward
-runs, and checks each ({count} here, {environment}):
+`python -m benchmarks.zoo` builds a tiny random-weight model of every architecture of transformers whose
+eager forward runs, and checks each ({count} here, {environment}):
 
 - *captured*: the graph computes what the eager model does;
-- *coupled*: couples were found; *nothing held*: no FFN, QK or VO axis is frozen for a reason that its math does not give;
-- *equal to masked*: half of the units of every couple removed at random, twice, with an optimizer step before, between
-  and after; each time outputs and gradients equal those of the masked model in float64 (to 1e-8 relative; 1e-4 where
-  the model itself computes in float32);
+- *coupled*: couples were found; *nothing held*: no axis is frozen for a reason that its math does not give;
+- *equal to masked*: half of the units of every couple removed at random, twice, with an optimizer step
+  before, between and after; each time outputs and gradients equal those of the masked model in float64 (to
+  1e-8 relative; 1e-4 where the model itself computes in float32);
 - *works*: all of it."""
 
 _COMPARISON = """\
-The rates of Torch-Pruning were measured on random samples of the same models ({count}), with its recommended settings plus
-a generic head heuristic, only FFN and heads pruned, endless groups retried at GQA ratio 4 (17 % without the heuristic;
-causal language models 61 %, MLA 0 of 5, SSM 0 of 4). Its "forward runs" asks for no equality: removing one zeroed unit
-leaves the output unchanged for an FFN unit in 106 of 125 models, for a V/O dim alone in 3 of 114, for a Q/K dim alone in
-0 of 120."""
+The rates of Torch-Pruning were measured on random samples of the same models ({count}), with its recommended
+settings plus a generic head heuristic, only FFN and heads pruned, endless groups retried at GQA ratio 4
+(17 % without the heuristic; causal language models 61 %, MLA 0 of 5, SSM 0 of 4). Its "forward runs" asks for
+no equality: removing one zeroed unit leaves the output unchanged for an FFN unit in 106 of 125 models, for a
+V/O dim alone in 3 of 114, for a Q/K dim alone in 0 of 120."""
 
 __all__ = ["Held", "by_family", "failures", "holders", "page", "side_by_side", "summary", "table", "unknown"]
