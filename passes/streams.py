@@ -68,7 +68,7 @@ class _Walk:
 
     def _carried(self, value: Any) -> dict[int, Ids]:
         """One representative component of each label array, with all components of the array."""
-        if not isinstance(value, Value):
-            return {}
+        values = value if isinstance(value, list | tuple) else [value]
+        arrays = [array for v in values if isinstance(v, Value) for array in v.arrays]
         component = self.analysis.partition.component
-        return {int(component[a.ids.flat[0]]): component[a.ids] for a in value.arrays}
+        return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
