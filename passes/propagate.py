@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,8 @@ from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Arrays, Call, nature_of
 from ecospa_fx.rules.views import with_slots
 from ecospa_fx.sizes import hint, static
+
+_TORCH = torch.__path__[0]
 
 
 def propagate(program: Program) -> Analysis:
@@ -194,10 +197,11 @@ def _mutates_a_view(node: fx.Node) -> bool:
     return isinstance(first, fx.Node) and len(first.users) > 1
 
 
+_FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')
+
+
 def source_line(node: fx.Node) -> str:
-    """The user's own line: the innermost frame of the capture, as ``file:line: code``."""
-    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
-    if len(trace) < 2:
-        return ""
-    place = trace[-2].strip().removeprefix("File ").replace('"', "").replace(", line ", ":").split(", in ")[0]
-    return f"{place}: {trace[-1].strip()}"
+    """The user's own line: the innermost frame of the capture outside torch, as ``file:line: code``."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if not frame[0].startswith(_TORCH)]
+    return next((f"{file}:{line}: {code}" for file, line, code in reversed(own or frames)), "")
