@@ -25,6 +25,10 @@ class GradientError(EcoSpaError):
     """Raised when gradients are missing, misnamed, of the wrong shape, NaN or infinite."""
 
 
+class ScoreError(EcoSpaError):
+    """Raised when a score is unknown, registered twice, lacks what it needs, or gives no finite numbers."""
+
+
 class PlanError(EcoSpaError):
     """Raised when a ratio or target size is out of reach, or when a plan does not fit the model."""
 

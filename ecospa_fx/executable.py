@@ -39,8 +39,12 @@ class Executable:
 
     def __call__(self, inputs: list[Any]) -> Any:
         """Run on flat inputs; returns flat outputs."""
+        return self.module(*self.arguments(inputs))
+
+    def arguments(self, inputs: list[Any]) -> list[Any]:
+        """What the lifted graph takes: the model's tensors, then the flat inputs."""
         self._follow(inputs)
-        return self.module(*[place[key] for place, key in self._places], *inputs)
+        return [*(place[key] for place, key in self._places), *inputs]
 
     def _follow(self, inputs: list[Any]) -> None:
         """Constants live where the inputs do."""
