@@ -1,0 +1,141 @@
+"""Counts: how many parameters and units a model holds once some of its components are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
+from ecospa_fx.labels import Ids, Partition
+from ecospa_fx.removal import Removal
+
+
+class Census:
+    """Exact counts for one model in its present state, without a loop over indices.
+
+    Args:
+        graph: the couples.
+        partition: which components follow from others.
+        removal: what is gone already.
+        kinds: kinds of couples in play; all others are left alone.
+
+    Attributes:
+        dead: components that are gone already, bool, shape ``[components]``.
+        units: component ids of the units in play that are still there.
+        gone: ``dead`` once every unit in play is gone too.
+    """
+
+    def __init__(self, graph: CouplingGraph, partition: Partition, removal: Removal,
+                 kinds: Sequence[str] = DEFAULT_KINDS) -> None:  # fmt: skip
+        self.graph = graph
+        self.partition = partition
+        self.removal = removal
+        self.dead = partition.close(dead_components(graph, removal))
+        self.units = np.flatnonzero(units_of_kinds(graph, kinds) & ~self.dead)
+        gone = self.dead.copy()
+        gone[self.units] = True
+        self.gone = partition.close(gone)
+        self._moving = [a for a in graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
+        self._components = np.concatenate([np.zeros(0, np.int64), *(a.components for a in self._moving)])
+        sizes = [len(a.components) for a in self._moving]
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+        self._names = {name: i for i, name in enumerate(graph.shapes)}
+        self._owner = np.array([self._names[a.parameter] for a in self._moving], np.int64)
+        self._fixed = self._fixed_sizes()
+
+    def _fixed_sizes(self) -> Ids:
+        """For each parameter the product of the present sizes of the axes that do not move."""
+        moving = {(a.parameter, a.axis) for a in self._moving}
+        sizes = []
+        for name, dense in self.graph.shapes.items():
+            shape = self.removal.shape(name, dense)
+            sizes.append(int(np.prod([n for a, n in enumerate(shape) if (name, a) not in moving])))
+        return np.array(sizes, np.int64)
+
+    def close(self, dead: Ids) -> Ids:
+        """``dead``, what is gone already, and what follows: bool, shape ``[components]``."""
+        return self.partition.close(dead | self.dead)
+
+    def sizes(self, dead: Ids) -> Ids:
+        """Number of entries of each parameter, in the order of ``graph.shapes``.
+
+        Args:
+            dead: closed under :meth:`close`, bool, shape ``[components]``.
+        """
+        sizes = self._fixed.copy()
+        np.multiply.at(sizes, self._owner, self._widths(dead))
+        return sizes
+
+    def _widths(self, dead: Ids) -> Ids:
+        """Present size of each moving axis."""
+        alive = np.concatenate([[0], np.cumsum(~dead[self._components])])
+        return np.asarray(alive[self._starts[1:]] - alive[self._starts[:-1]], np.int64)
+
+    def params(self, dead: Ids) -> int:
+        """Number of entries of all parameters that the graph reads."""
+        return int(self.sizes(dead).sum())
+
+    def coupled(self, dead: Ids) -> int:
+        """Number of entries that couples in play still hold: what would go with the last unit."""
+        return self.params(dead) - self.params(self.gone)
+
+    def unit_params(self, dead: Ids) -> Ids:
+        """Entries that go with each component alone: float64, shape ``[components]``.
+
+        An entry where two units cross (one on each axis) counts for both.
+        """
+        widths = self._widths(dead)
+        across = self.sizes(dead)[self._owner] / np.maximum(widths, 1)
+        weights = np.repeat(across, np.diff(self._starts)) * ~dead[self._components]
+        count = np.bincount(self._components, weights, minlength=self.partition.num_components)
+        return np.asarray(count, np.float64)
+
+    def removal_of(self, dead: Ids) -> Removal:
+        """The removed indices of every parameter axis, over all rounds."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        removed: dict[str, dict[int, Ids]] = {}
+        for axis in self.graph.axes:
+            gone = np.flatnonzero(dead[axis.components])
+            if len(gone):
+                shapes[axis.parameter] = self.graph.shapes[axis.parameter]
+                removed.setdefault(axis.parameter, {})[axis.axis] = gone
+        return Removal(shapes, removed)
+
+
+def units_of_kinds(graph: CouplingGraph, kinds: Sequence[str]) -> Ids:
+    """Whether each component is a unit of a couple of ``kinds``: bool, shape ``[components]``."""
+    chosen = np.array([c.kind in kinds for c in graph.couples] + [False])
+    return np.asarray(chosen[graph.couple_of])
+
+
+def dead_components(graph: CouplingGraph, removal: Removal) -> Ids:
+    """Components of which an index is gone: bool, shape ``[components]``.
+
+    Coarse components that own no parameter entry (heads) follow by ``partition.close``.
+    """
+    dead = np.zeros(len(graph.couple_of), bool)
+    for axis in graph.axes:
+        gone = removal.removed.get(axis.parameter, {}).get(axis.axis)
+        if gone is not None:
+            dead[axis.components[gone]] = True
+    return dead
+
+
+def rows_per_unit(graph: CouplingGraph) -> Ids:
+    """How many rows of a head's (or layer's) width one unit of each segment takes, shape ``[segments]``.
+
+    A rotate-half RoPE pair takes 2. It is the least number of indices that a unit has on any of its weights;
+    queries and keys in one fused weight cannot be told apart here and count as 1, which divides the truth.
+    """
+    rows = np.full(len(graph.bundle_of), np.iinfo(np.int64).max)
+    for axis in graph.axes:
+        segments = graph.segment_of[axis.components]
+        if axis.weight and (segments >= 0).any():
+            _, first, count = np.unique(axis.components, return_index=True, return_counts=True)
+            owner = segments[first]
+            np.minimum.at(rows, owner[owner >= 0], count[owner >= 0])
+    for couple in graph.couples:
+        if couple.kind == "qk" and len({w.parameter for w in couple.weights}) == 1:
+            rows[np.unique(graph.segment_of[couple.units])] = 1
+    return rows

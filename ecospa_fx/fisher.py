@@ -1,0 +1,257 @@
+"""Empirical Fisher information of couples (Eq. 6), streamed from gradients that are never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
+from ecospa_fx.errors import GradientError
+from ecospa_fx.gradients import checked_gradients
+from ecospa_fx.labels import Ids
+from ecospa_fx.removal import Removal
+from ecospa_fx.slices import Slice, slices
+
+
+@dataclass(frozen=True, eq=False)
+class GradientStatistics:
+    r"""What gradients say about couples and units.
+
+    Eq. 6 gives the importance of a couple of two weight matrices as the mean over both of their mean squared
+    gradient. With any number ``n`` of members (gate, up and down; the two sides of a KV group) it becomes
+
+    .. math:: \hat I = \frac1n \sum_{k=1}^n \frac1{|W_k|} \frac1{|D|} \sum_D \sum_{i,j}
+              \left(\frac{\partial L}{\partial W_k}\right)_{ij}^2
+
+    where ``W_k`` is the part of the k-th weight that belongs to the couple: of a fused or per-head weight
+    just the couple's own rows or columns, those of queries and keys in one fused weight together. Biases do
+    not count. Members without a gradient (frozen by the user) are left out of sum and mean.
+
+    Attributes:
+        samples: number of gradients averaged, \|D\| of Eq. 6.
+        importance: Eq. 6 for each couple, NaN where no member has a gradient, shape ``[couples]``.
+        taylor: for each unit the mean over samples of ``|w · g|``, averaged over the unit's weights;
+            shape ``[components]``, None unless it was asked for.
+        fisher: for each unit the mean over samples of ``Σ (w g)²`` over its entries; same shape.
+    """
+
+    samples: int
+    importance: Ids
+    taylor: Ids | None = None
+    fisher: Ids | None = None
+
+
+class FisherSums:
+    """Running sums over gradients for one model in one state: Eq. 6 before it is divided by the samples.
+
+    Args:
+        graph: the couples.
+        removal: what is gone; gradients have the shapes that are left.
+        units: also keep what first-order unit scores need.
+        kinds: couples of other kinds are left out.
+    """
+
+    def __init__(self, graph: CouplingGraph, removal: Removal, units: bool = True,
+                 kinds: Sequence[str] = DEFAULT_KINDS) -> None:  # fmt: skip
+        self.graph = graph
+        self.kinds = tuple(kinds)
+        self.held = slices(graph, removal, kinds)
+        self.units = units
+        self.samples = 0
+        self._importance = np.zeros(len(graph.couples))
+        self._taylor = np.zeros(len(graph.couple_of))
+        self._fisher = np.zeros(len(graph.couple_of))
+
+    def add(self, gradients: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> None:
+        """Add one sample.
+
+        Args:
+            gradients: by parameter name, in present shapes; weights without one do not count.
+            parameters: the parameters themselves, by the same names.
+
+        Raises:
+            GradientError: a gradient holds NaN or infinite entries; nothing was added.
+        """
+        found = [
+            _reduce(piece, gradients[piece.parameter], parameters[piece.parameter] if self.units else None)
+            for piece in self.held
+            if piece.parameter in gradients
+        ]
+        _check_finite(found, gradients)
+        self._importance += self._mean_squares([f for f in found if f.piece.weight])
+        for f in found:
+            self._add_units(f)
+        self.samples += 1
+
+    def _mean_squares(self, found: Sequence[_Reduced]) -> Ids:
+        """Eq. 6 for one sample."""
+        number = len(self.graph.couples)
+        total, members = np.zeros(number), np.zeros(number)
+        for f in found:
+            couple, inside = f.piece.couples, f.piece.couples >= 0
+            square = np.bincount(couple[inside], f.square[inside], minlength=number)
+            entries = np.bincount(couple[inside], minlength=number) * f.piece.across
+            total += square / np.maximum(entries, 1)
+            members += entries > 0
+        return np.where(members > 0, total / np.maximum(members, 1), np.nan)
+
+    def _add_units(self, f: _Reduced) -> None:
+        if f.dot is None or f.work is None:
+            return
+        size = len(self._taylor)
+        self._fisher += np.bincount(f.piece.components, f.work, minlength=size)
+        if f.piece.weight:
+            self._taylor += np.abs(np.bincount(f.piece.components, f.dot, minlength=size))
+
+    def result(self) -> GradientStatistics:
+        """The mean over all samples so far."""
+        mean = self._importance / self.samples
+        if not self.units:
+            return GradientStatistics(self.samples, mean)
+        weights = np.zeros(len(self._taylor))
+        for piece in self.held:
+            if piece.weight:
+                weights[np.unique(piece.components)] += 1
+        taylor = self._taylor / np.maximum(weights, 1) / self.samples
+        return GradientStatistics(self.samples, mean, taylor, self._fisher / self.samples)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reduced:
+    """One gradient, summed over all axes but one: squares, and w·g with its squares; float64, ``[size]``."""
+
+    piece: Slice
+    square: Ids
+    dot: Ids | None = None
+    work: Ids | None = None
+
+
+def _reduce(piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor | None) -> _Reduced:
+    gradient = gradient.detach()
+    square = piece.squares(gradient)
+    if parameter is None:
+        return _Reduced(piece, square)
+    product = parameter.detach() * gradient
+    return _Reduced(piece, square, piece.sums(product), piece.squares(product))
+
+
+def _check_finite(found: Iterable[_Reduced], gradients: Mapping[str, torch.Tensor]) -> None:
+    """The sums tell where to look; only there are the gradients themselves read again."""
+    suspect = dict.fromkeys(f.piece.parameter for f in found if not np.isfinite(f.square).all())
+    odd = [n for n in suspect if not bool(torch.isfinite(gradients[n]).all())]
+    if odd:
+        raise GradientError(f"gradients hold NaN or infinite entries: {', '.join(odd)}")
+
+
+class Sparsifiable(Protocol):
+    """What an accumulator needs of a compiled model."""
+
+    @property
+    def couplings(self) -> CouplingGraph:
+        """The couples."""
+
+    @property
+    def removal(self) -> Removal:
+        """What is gone so far."""
+
+    def named_parameters(self, *, remove_duplicate: bool = True) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        """Parameters by name."""
+
+
+@dataclass(eq=False)
+class FisherAccumulator:
+    """Averages squared gradients over training steps (Eq. 6): a scalar for each couple, never a gradient.
+
+    Call :meth:`update` between ``backward()`` and ``zero_grad()``; with mixed precision, unscale the
+    gradients first. One update is one sample of Eq. 6, so smaller batches measure more.
+
+    A removal changes what the numbers are about: the first update after it starts anew, and until then the
+    accumulator holds nothing.
+
+    Args:
+        compiled: the compiled model.
+        units: also keep what the unit scores ``taylor`` and ``fisher`` need, two numbers for each unit.
+        kinds: couples of other kinds are left out, and what only they hold needs no gradient.
+    """
+
+    compiled: Sparsifiable
+    units: bool = True
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    _sums: FisherSums | None = field(default=None, init=False, repr=False)
+    _removal: Removal | None = field(default=None, init=False, repr=False)
+
+    def update(self, gradients: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Add one sample.
+
+        Args:
+            gradients: by parameter name; the parameters' own ``.grad`` by default.
+
+        Raises:
+            GradientError: gradients are missing, misnamed, of the wrong shape, NaN or infinite. All culprits
+                are listed, and nothing was added.
+        """
+        graph, removal = self.compiled.couplings, self.compiled.removal
+        if self._sums is None or removal is not self._removal:
+            self._sums, self._removal = FisherSums(graph, removal, self.units, self.kinds), removal
+        parameters = dict(self.compiled.named_parameters(remove_duplicate=False))
+        held = [piece.parameter for piece in self._sums.held]
+        checked = checked_gradients(held, parameters, gradients)
+        self._sums.add(checked, parameters)
+
+    @property
+    def samples(self) -> int:
+        """Number of updates since the start, or since the last removal."""
+        current = self._sums is not None and self._removal is self.compiled.removal
+        return self._sums.samples if self._sums is not None and current else 0
+
+    @property
+    def statistics(self) -> GradientStatistics:
+        """The mean over all updates since the last removal.
+
+        Raises:
+            GradientError: there was none.
+        """
+        if not self.samples or self._sums is None:
+            raise GradientError(
+                "the Fisher accumulator has seen no gradient of the model as it is now: call update() after "
+                "backward(), in every round anew"
+            )
+        return self._sums.result()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums = None
+
+
+def gradient_statistics(
+    graph: CouplingGraph,
+    removal: Removal,
+    parameters: Mapping[str, torch.Tensor],
+    gradients: Iterable[Mapping[str, torch.Tensor]],
+    units: bool = True,
+    kinds: Sequence[str] = DEFAULT_KINDS,
+) -> GradientStatistics:
+    """Eq. 6 from gradients at hand.
+
+    Args:
+        graph: the couples.
+        removal: what is gone so far.
+        parameters: all parameters of the model by name, a tied one under each of its names.
+        gradients: one mapping from parameter name to gradient for each sample.
+        units: also compute what first-order unit scores need.
+        kinds: couples of other kinds are left out.
+
+    Raises:
+        GradientError: see :meth:`FisherAccumulator.update`; or there was no sample at all.
+    """
+    sums = FisherSums(graph, removal, units, kinds)
+    held = [piece.parameter for piece in sums.held]
+    for sample in gradients:
+        sums.add(checked_gradients(held, parameters, sample), parameters)
+    if not sums.samples:
+        raise GradientError("no gradients were given: the iterable is empty")
+    return sums.result()

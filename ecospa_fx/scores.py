@@ -1,0 +1,253 @@
+"""Unit scores: which row/column group of a couple goes first. A small protocol, and a registry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.errors import ScoreError
+from ecospa_fx.fisher import GradientStatistics
+from ecospa_fx.labels import Ids
+from ecospa_fx.removal import Removal
+from ecospa_fx.slices import Slice, slices
+
+Need = Literal["gradients", "activations"]
+DEFAULT_SCORE = "taylor"
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStatistics:
+    """Energies seen in a forward pass over calibration data.
+
+    Attributes:
+        consumed: for each unit the sum over its input indices ``j`` of ``E[x_j²] ‖W[:, j]‖²``, where ``W`` is
+            the weight that sums over the unit; shape ``[components]``, zero where there is none.
+        left: energy ``E[q²]`` of the unit's dims on the left side of a product of two activations.
+        right: energy ``E[k²]`` on its right side.
+    """
+
+    consumed: Ids
+    left: Ids
+    right: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreContext:
+    """What a score may look at.
+
+    Attributes:
+        graph: the couples.
+        removal: what is gone so far.
+        parameters: the parameters in their present sizes, by name.
+        gradients: statistics of gradients, for scores that need ``"gradients"``.
+        activations: statistics of calibration data, for scores that need ``"activations"``.
+        kinds: kinds of couples in play.
+        generator: source of random numbers.
+    """
+
+    graph: CouplingGraph
+    removal: Removal
+    parameters: Mapping[str, torch.Tensor]
+    gradients: GradientStatistics | None = None
+    activations: ActivationStatistics | None = None
+    kinds: tuple[str, ...] = ("qk", "vo", "ffn", "lowrank", "conv")
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def size(self) -> int:
+        """Number of components: the length of every score."""
+        return len(self.graph.couple_of)
+
+    def weights(self) -> Iterator[tuple[Slice, torch.Tensor]]:
+        """Every weight axis with units on it, and the weight; biases and scales are left out."""
+        for piece in slices(self.graph, self.removal, self.kinds):
+            if piece.weight:
+                yield piece, self.parameters[piece.parameter].detach()
+
+
+class ScoreFunction(Protocol):
+    """Maps a context to a score for each unit: what scores least goes first.
+
+    Returns:
+        float64, shape ``[components]``; only entries of units in play are looked at, and those are finite.
+    """
+
+    def __call__(self, context: ScoreContext) -> Ids:
+        """Score the units."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A registered score.
+
+    Attributes:
+        name: what users call it.
+        compute: the function.
+        needs: what its context must hold beyond weights.
+    """
+
+    name: str
+    compute: ScoreFunction
+    needs: frozenset[Need] = frozenset()
+
+    def __call__(self, context: ScoreContext) -> Ids:
+        """Score the units; see :class:`ScoreFunction`."""
+        return self.compute(context)
+
+
+_REGISTRY: dict[str, Score] = {}
+
+
+def register_score(name: str, *needs: Need) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Add a score under ``name``.
+
+    Args:
+        name: what users pass as ``score=``.
+        needs: ``"gradients"`` or ``"activations"``, where the score looks at them.
+
+    Raises:
+        ScoreError: the name is taken.
+
+    Example:
+        >>> @register_score("first-come")
+        ... def first_come(context):
+        ...     return np.arange(context.size, dtype=np.float64)
+        >>> "first-come" in registered_scores()
+        True
+        >>> _ = unregister_score("first-come")
+    """
+
+    def register(compute: ScoreFunction) -> ScoreFunction:
+        if name in _REGISTRY:
+            raise ScoreError(
+                f"there is a score {name!r} already; take another name, or unregister_score it first"
+            )
+        _REGISTRY[name] = Score(name, compute, frozenset(needs))
+        return compute
+
+    return register
+
+
+def unregister_score(name: str) -> Score:
+    """Take a score out of the registry and return it."""
+    score = find_score(name)
+    return _REGISTRY.pop(score.name)
+
+
+def registered_scores() -> dict[str, Score]:
+    """All scores by name."""
+    return dict(_REGISTRY)
+
+
+def find_score(score: str | Score | ScoreFunction) -> Score:
+    """The score called ``score``; a function of one's own passes through.
+
+    Raises:
+        ScoreError: no score has this name.
+    """
+    if isinstance(score, Score):
+        return score
+    if not isinstance(score, str):
+        return Score(getattr(score, "__name__", type(score).__name__), score)
+    if score not in _REGISTRY:
+        close = difflib.get_close_matches(score, _REGISTRY, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ScoreError(f"unknown score {score!r}{hint} There are: {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[score]
+
+
+@register_score("l1_product")
+def l1_product(context: ScoreContext) -> Ids:
+    r"""Eq. 9: the product of the L1 norms of a unit's row and column, normalised within the couple.
+
+    For any number of members the product runs over all weight axes of the couple (gate, up and down make
+    three factors). Where a unit takes several indices of one axis (a RoPE pair, the heads of a KV group,
+    queries and keys in one fused weight) their L1 norms are added first:
+
+    .. math:: v_i = \frac{\prod_k \sum_{j \in i} \lVert W_k[j] \rVert_1}
+                         {\sum_{i'} \prod_k \sum_{j \in i'} \lVert W_k[j] \rVert_1}
+
+    In a pretrained model this must not choose units alone: a few units of low norm can carry massive
+    activations (see ``docs/scores.md``).
+    """
+    logs, present = np.zeros(context.size), np.zeros(context.size, bool)
+    with np.errstate(divide="ignore"):
+        for piece, weight in context.weights():
+            units = np.unique(piece.components)
+            norms = np.bincount(piece.components, piece.norms(weight, 1), minlength=context.size)
+            logs[units] += np.log(norms[units])
+            present[units] = True
+    return _exponential_shares(context, logs, np.flatnonzero(present & (context.graph.couple_of >= 0)))
+
+
+def _exponential_shares(context: ScoreContext, logs: Ids, units: Ids) -> Ids:
+    """exp(logs) of ``units``, normalised within each couple."""
+    couple = context.graph.couple_of[units]
+    number = len(context.graph.couples)
+    top = np.full(number, -np.inf)
+    np.maximum.at(top, couple, logs[units])
+    values = np.exp(logs[units] - np.where(np.isfinite(top), top, 0)[couple])
+    scores = np.zeros(context.size)
+    scores[units] = values / np.maximum(np.bincount(couple, values, minlength=number), 1e-300)[couple]
+    return scores
+
+
+@register_score("magnitude")
+def magnitude(context: ScoreContext) -> Ids:
+    """The L2 norm of all weight entries of the unit."""
+    total = np.zeros(context.size)
+    for piece, weight in context.weights():
+        total += np.bincount(piece.components, piece.squares(weight), minlength=context.size)
+    return np.sqrt(total)
+
+
+@register_score("random")
+def random(context: ScoreContext) -> Ids:
+    """Uniform random numbers: the yardstick for all others."""
+    return context.generator.random(context.size)
+
+
+@register_score("taylor", "gradients")
+def taylor(context: ScoreContext) -> Ids:
+    """``|w · g|``: to first order, what the loss changes by if the unit goes.
+
+    The product runs over a unit's entries of one weight; the mean over its weights is taken.
+    """
+    return _unit_statistic(context, "taylor")
+
+
+@register_score("fisher", "gradients")
+def fisher(context: ScoreContext) -> Ids:
+    """``½ Σ w² E[g²]`` over a unit's entries: the loss's change to second order, with a diagonal Fisher."""
+    return _unit_statistic(context, "fisher") / 2
+
+
+def _unit_statistic(context: ScoreContext, name: str) -> Ids:
+    found = getattr(context.gradients, name)
+    if found is None:
+        raise ScoreError(f"score {name!r} needs statistics of units: FisherAccumulator(compiled, units=True)")
+    return np.asarray(found, np.float64)
+
+
+@register_score("activation", "activations")
+def activation(context: ScoreContext) -> Ids:
+    """Activation norm times consumer norm, from a forward pass over calibration data.
+
+    A unit that a weight sums over scores ``sqrt(Σ_j E[x_j²] ‖W[:, j]‖²)``: what it adds to the layer's
+    output. A unit of queries and keys scores ``sqrt(E[q²] E[k²])`` at the dot product. Couples for which
+    no such product was seen fall back on ``magnitude``.
+    """
+    seen = context.activations
+    if seen is None:
+        raise ScoreError("score 'activation' needs calibration data")
+    dot = np.sqrt(seen.left * seen.right)
+    scores = np.where(dot > 0, dot, np.sqrt(seen.consumed))
+    measured = np.zeros(len(context.graph.couples) + 1, bool)
+    measured[context.graph.couple_of[scores > 0]] = True
+    return np.where(measured[context.graph.couple_of], scores, magnitude(context))

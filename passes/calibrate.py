@@ -1,0 +1,171 @@
+"""Calibrate: run the present graph on data, and measure the energy of every unit where it is consumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.executable import Executable
+from ecospa_fx.labels import Ids, LabelArray, Nature, Tag, Value
+from ecospa_fx.layout import Layout, layout_of
+from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.program import Analysis
+from ecospa_fx.rules.call import Call, Join
+from ecospa_fx.scores import ActivationStatistics
+
+
+class Calibration:
+    """Sums of energies over calibration batches, for one state of one model.
+
+    Args:
+        graph: the couples, to whose components the result refers.
+    """
+
+    def __init__(self, graph: CouplingGraph) -> None:
+        self.graph = graph
+        self.batches = 0
+        self.sums = {name: np.zeros(len(graph.couple_of)) for name in ("consumed", "left", "right")}
+
+    def run(self, analysis: Analysis, dead: Ids, executable: Executable, inputs: list[Any]) -> None:
+        """Add one batch; nothing of the graph's values is kept.
+
+        Args:
+            analysis: the dense program and its labels.
+            dead: dead labels, bool, shape ``[labels]``.
+            executable: the present graph, as ``rewrite`` made it for ``dead``.
+            inputs: flat inputs.
+        """
+        probe = _Probe(analysis, dead, executable.module)
+        with torch.no_grad():
+            probe.run(*executable.arguments(inputs))
+        same = self._components(analysis)
+        for name, values in probe.sums.items():
+            known = same >= 0
+            self.sums[name] += np.bincount(same[known], values[known], minlength=len(self.sums[name]))
+        self.batches += 1
+
+    def _components(self, analysis: Analysis) -> Ids:
+        """For each component of ``analysis`` the one of ``graph`` that holds the same parameter entries."""
+        same = np.full(analysis.partition.num_components, -1)
+        for axis in self.graph.axes:
+            ids = analysis.labels.get(axis.parameter, ())
+            if axis.axis < len(ids) and ids[axis.axis] is not None:
+                same[analysis.partition.component[ids[axis.axis]]] = axis.components
+        return same
+
+    def result(self) -> ActivationStatistics:
+        """The mean over batches."""
+        return ActivationStatistics(**{k: v / max(self.batches, 1) for k, v in self.sums.items()})
+
+
+class _Probe(fx.Interpreter):
+    """Runs a graph and looks at the operands of every contraction."""
+
+    def __init__(self, analysis: Analysis, dead: Ids, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.analysis = analysis
+        self.dead = dead
+        self.sums = {n: np.zeros(analysis.partition.num_components) for n in ("consumed", "left", "right")}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, and measure if it contracts units."""
+        dense = n.meta.get("dense")
+        call = self.analysis.calls.get(dense) if dense is not None and dense.target is n.target else None
+        if call is not None:
+            values = named_arguments(n, self.env.__getitem__)
+            if "scaled_dot_product" in call.target:
+                self._dot(call, values, ("query", "key"))
+            for join in call.joins:
+                self._measure(call, join, values)
+        return super().run_node(n)
+
+    def _measure(self, call: Call, join: Join, values: Mapping[str, Any]) -> None:
+        if len(join.operands) != 2 or join.gather:
+            return
+        names = [name for name, _ in join.operands]
+        natures = [_item(call.args, name).nature for name in names]
+        if natures == [Nature.ACTIVATION, Nature.ACTIVATION] and "scaled_dot_product" not in call.target:
+            self._dot(call, values, (names[0], names[1]))
+        elif Nature.WEIGHT in natures and Nature.ACTIVATION in natures:
+            weight = natures.index(Nature.WEIGHT)
+            self._consume(call, join, values, weight)
+
+    def _dot(self, call: Call, values: Mapping[str, Any], names: tuple[str, str]) -> None:
+        """Energies of both sides of a product of two activations, on labels that it sums over."""
+        for side, name in zip(("left", "right"), names, strict=True):
+            value, tensor = _item(call.args, name), _item(values, name)
+            for array in value.arrays:
+                if self._tagged(array, Tag.DOT):
+                    layout = self._layout(value)
+                    if tuple(tensor.shape[a] for a in array.axes) == tuple(
+                        layout.shape[a] for a in array.axes
+                    ):
+                        self._add(side, array, layout, _energy(tensor, array.axes))
+
+    def _consume(self, call: Call, join: Join, values: Mapping[str, Any], weight: int) -> None:
+        """``E[x_j²] ‖W[:, j]‖²`` for every index at which an activation meets a weight that sums over it."""
+        (name, axes), (other, other_axes) = join.operands[weight], join.operands[1 - weight]
+        value, w, x = _item(call.args, name), _item(values, name), _item(values, other)
+        for array in value.arrays:
+            if not self._tagged(array, Tag.CONTRACTED):
+                continue
+            layout = self._layout(value)
+            places = [axes[a] for a in sorted(array.axes)]
+            if not set(places) <= set(other_axes) or tuple(w.shape) != layout.shape:
+                continue
+            energy = _sum_squares(w, array.axes) * _aligned_energy(x, [other_axes.index(p) for p in places])
+            self._add("consumed", array, layout, energy)
+
+    def _layout(self, value: Value) -> Layout:
+        """Where the entries lie that are left; arrays that lost nothing have no say."""
+        lost = [a for a in value.arrays if self.dead[a.ids].any()]
+        arrays = tuple(a for a in value.arrays if a in lost or any(a.axes < other.axes for other in lost))
+        return layout_of(replace(value, arrays=arrays), self.dead)
+
+    def _tagged(self, array: LabelArray, tag: Tag) -> bool:
+        return bool(self.analysis.partition.label_tags[array.ids.flat[0]] & tag)
+
+    def _add(self, name: str, array: LabelArray, layout: Layout, energy: Ids) -> None:
+        """Add energies, which stand over the axes of ``array`` in its present size."""
+        components = self.analysis.partition.component[_present(array, layout)]
+        found = np.bincount(components.ravel(), energy.ravel(), minlength=len(self.sums[name]))
+        self.sums[name] += found
+
+
+def _item(args: Mapping[str, Any], name: str) -> Any:
+    base, _, index = name.partition("[")
+    return args[base][int(index[:-1])] if index else args[base]
+
+
+def _present(array: LabelArray, layout: Layout) -> Ids:
+    """The labels that are left, without axes of size 1."""
+    ids = array.ids
+    index = tuple(
+        layout.at(a) if ids.shape[a] > 1 else np.zeros((1,) * ids.ndim, np.int64) for a in range(ids.ndim)
+    )
+    return np.asarray(np.squeeze(ids[index], tuple(a for a in range(ids.ndim) if a not in array.axes)))
+
+
+def _energy(tensor: torch.Tensor, axes: Iterable[int]) -> Ids:
+    """Mean square over all other axes."""
+    others = tuple(a for a in range(tensor.dim()) if a not in set(axes))
+    mean = tensor.float().square().mean(others) if others else tensor.float().square()
+    return np.asarray(mean.double().cpu().numpy())
+
+
+def _sum_squares(tensor: torch.Tensor, axes: Iterable[int]) -> Ids:
+    others = tuple(a for a in range(tensor.dim()) if a not in set(axes))
+    total = tensor.float().square().sum(others) if others else tensor.float().square()
+    return np.asarray(total.double().cpu().numpy())
+
+
+def _aligned_energy(tensor: torch.Tensor, axes: list[int]) -> Ids:
+    """Mean square over all other axes, with ``axes`` in the order given."""
+    energy = _energy(tensor, axes)
+    return energy.transpose(np.argsort(np.argsort(axes)))
