@@ -99,7 +99,9 @@ def _dispatched(node: fx.Node, axis: int) -> list[_Part]:
 def _moved(user: fx.Node, axis: int) -> int | None:
     """Where ``axis`` goes in an operator that only rearranges axes, else None."""
     name = target_name(user)
-    rank = len(user.args[0].meta["val"].shape)  # type: ignore[union-attr]
+    if not isinstance(user.args[0], fx.Node):
+        return None
+    rank = len(user.args[0].meta["val"].shape)
     args = named_arguments(user, lambda n: n)
     if name.split(".")[1:2] and name.split(".")[1] in _PLAIN and name.startswith("aten."):
         return axis
@@ -111,7 +113,7 @@ def _moved(user: fx.Node, axis: int) -> int | None:
     if name == "aten.unsqueeze.default":
         return axis + (args["dim"] % (rank + 1) <= axis)
     if name == "aten.squeeze.dim" and args["dim"] % rank != axis:
-        gone = hint(user.args[0].meta["val"].shape[args["dim"]]) == 1  # type: ignore[union-attr,index]
+        gone = hint(user.args[0].meta["val"].shape[args["dim"]]) == 1
         return axis - (gone and args["dim"] % rank < axis)
     return None
 
