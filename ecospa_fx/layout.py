@@ -71,6 +71,8 @@ def _gathered(alive: Ids, axes: frozenset[int], index: Mapping[int, Ids]) -> Ids
     """``alive`` on the axes that are compacted already."""
     for axis in sorted(axes & index.keys(), key=lambda a: sum(n > 1 for n in index[a].shape)):
         at = index[axis]
+        if 0 in at.shape:
+            raise RewriteError("nothing is left along an axis")
         shape = [
             n if a == axis else max(n, m) for a, (n, m) in enumerate(zip(at.shape, alive.shape, strict=True))
         ]
@@ -95,10 +97,10 @@ def _select(alive: Ids, axis: int) -> Ids:
         raise RewriteError(f"rows keep different counts ({counts.min()} to {counts.max()}) along one axis")
     order = np.argsort(~alive, axis=axis, kind="stable")
     kept: Ids = np.take(order, np.arange(width), axis)
-    return _regular(kept, axis)
+    return regular(kept, axis)
 
 
-def _regular(kept: Ids, axis: int) -> Ids:
+def regular(kept: Ids, axis: int) -> Ids:
     """Size 1 along the axes on which the selection does not depend."""
     for other in range(kept.ndim):
         first = np.take(kept, [0], other) if kept.shape[other] else kept

@@ -1,0 +1,35 @@
+"""Every rule of the table, proved on its sample calls by the drop and the roll oracle."""
+
+import pytest
+
+from ecospa_fx.rules import TABLE
+from ecospa_fx.testing import Sample, prove
+from tests.ecospa_fx.rules import (
+    samples_contractions,
+    samples_creation,
+    samples_layout,
+    samples_pointwise,
+    samples_reductions,
+    samples_writes,
+)
+
+FAMILIES = (
+    samples_contractions,
+    samples_creation,
+    samples_layout,
+    samples_pointwise,
+    samples_reductions,
+    samples_writes,
+)
+SAMPLES: dict[str, tuple[Sample, ...]] = {k: v for family in FAMILIES for k, v in family.SAMPLES.items()}
+TARGETS = sorted(r.target for r in TABLE)
+
+
+def test_every_rule_has_samples_and_every_sample_a_rule() -> None:
+    assert sum(len(family.SAMPLES) for family in FAMILIES) == len(SAMPLES), "an operator is listed twice"
+    assert sorted(SAMPLES) == TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rule_survives_drop_and_roll(target: str) -> None:
+    prove(target, *SAMPLES[target])
