@@ -53,3 +53,20 @@ def var(x: Tensor, dim: list[int], correction: float, keepdim: bool, dense: int)
     total = (centred * centred).sum(dim, keepdim=True) + (dense - width) * mu * mu
     total = total / (dense - correction)
     return total if keepdim else total.squeeze(dim)
+
+
+def grouped_mm(x: Tensor, w: Tensor, ends: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``out[t] = x[t] @ w[expert(t)]`` for any width, padded with zeros to what the kernel takes.
+
+    Args:
+        x: tokens in the order of their experts, shape ``[tokens, in]``.
+        w: one matrix per expert, shape ``[experts, in, out]``.
+        ends: where each expert's tokens end, shape ``[experts]``.
+        dtype: of the result.
+    """
+    step, width = 16 // x.element_size(), w.shape[-1]
+    more_in, more_out = -w.shape[-2] % step, -width % step
+    x = torch.nn.functional.pad(x, (0, more_in))
+    w = torch.nn.functional.pad(w, (0, more_out, 0, more_in))
+    out: Tensor = torch.ops.aten._grouped_mm.default(x, w, ends, None, dtype)
+    return out[:, :width]

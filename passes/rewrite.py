@@ -186,8 +186,9 @@ class _Rewriter:
         at = positions(have.at(pick.axis), want, pick.axis)
         if not pick.drop:
             return site.take(site.node(pick.operand), pick.axis, at)
-        if at.size != 1:
-            raise RewriteError("rows disagree on the place of a selected index")
+        if at.size != 1:  # row by row, it lies in another place
+            taken = site.take(site.node(pick.operand), pick.axis, at)
+            return site.emit(torch.ops.aten.select.int, taken, pick.axis, 0)
         return site.emit(torch.ops.aten.select.int, site.node(pick.operand), pick.axis, int(at.flat[0]))
 
     def _wanted(self, site: Site, pick: Pick) -> Ids:

@@ -25,7 +25,7 @@ def product(call: Call) -> Arrays:
     return contract(call, spec, (left, call.value(left)), (right, call.value(right)))
 
 
-@rule("aten.matmul.default", "aten.__matmul__.default")
+@rule("aten.matmul.default")
 def matmul(call: Call) -> Arrays:
     """Batched matrix product; vectors lose their axis."""
     a, b = call.value("self"), call.value("other")

@@ -37,14 +37,28 @@ def create(call: Call) -> Arrays:
     "aten.new_zeros.default",
     "aten.new_full.default",
     "aten.new_empty.default",
-    "aten.sym_size.int",
-    "aten.sym_stride.int",
-    "aten.sym_numel.default",
-    "aten._assert_tensor_metadata.default",
     "aten._assert_async.msg",
     "aten._assert_scalar.default",
-    "aten.is_nonzero.default",
 )
 def ignore(call: Call) -> Arrays:
     """Only the type of the input is used."""
+    return ()
+
+
+@rule("aten.sym_size.int")
+def size(call: Call) -> Arrays:
+    """The number that comes out is the dense one."""
+    call.pin(call.value("self").on(call.axis()), "its size is used as a number")
+    return ()
+
+
+@rule(
+    "aten.sym_stride.int",
+    "aten.sym_numel.default",
+    "aten._assert_tensor_metadata.default",
+    "aten.is_nonzero.default",
+)
+def whole_size(call: Call) -> Arrays:
+    """The number that comes out depends on every axis."""
+    call.pin((a for v in call.values() for a in v.arrays), "its size is used as a number")
     return ()

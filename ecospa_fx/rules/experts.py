@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ecospa_fx import ops
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import contract
 from ecospa_fx.rules.registry import rule
 
+if TYPE_CHECKING:
+    from ecospa_fx.rules.site import Site
 
-@rule(
-    "transformers.grouped_mm_fallback.default",
-    "aten._grouped_mm.default",
-)
+
+def _aligned(site: Site) -> None:
+    """The fused kernel takes whole multiples of 16 bytes only."""
+    x, w = site.node("self"), site.node("mat2")
+    site.result = site.emit(ops.grouped_mm, x, w, site.args["offs"], site.args.get("out_dtype"))
+
+
+@rule("aten._grouped_mm.default", rewrite=_aligned)
+@rule("transformers.grouped_mm_fallback.default")
 def grouped_mm(call: Call) -> Arrays:
     """``out[t] = x[t] @ w[expert(t)]``: experts share the units of their hidden axis."""
     names = list(call.args)
     x, w = call.args[names[0]], call.args[names[1]]
     offsets = call.get("offs")
-    if x.rank != 2 or w.rank != 3 or offsets is None:
+    if x.rank != 2 or w.rank != 3 or offsets is None or call.get("bias") is not None:
         call.pin((a for v in call.values() for a in v.arrays), "a grouped product of another form")
         return ()
     call.pin(w.on(0), "the router picks experts by number")

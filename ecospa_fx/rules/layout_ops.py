@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ecospa_fx.labels import Ids, LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call, Pick
@@ -78,13 +79,22 @@ def unsqueeze(call: Call) -> Arrays:
     return rearrange(call.value("self").arrays, lambda ids: np.expand_dims(ids, axis))
 
 
-@rule("aten.squeeze.dim", "aten.squeeze.default", "aten.squeeze.dims")
-def squeeze(call: Call) -> Arrays:
-    """Axes of size 1 go."""
+def _squeezed(call: Call) -> tuple[int, ...]:
     x = call.value("self")
     dims = call.get("dim", list(range(x.rank)))
     dims = {d % x.rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
-    gone = tuple(d for d in dims if x.shape[d] == 1)
+    return tuple(sorted(d for d in dims if x.shape[d] == 1))
+
+
+def _same_axes_go(site: Site) -> None:
+    """An axis of which one index survives is no axis of size 1."""
+    site.result = site.emit(torch.ops.aten.squeeze.dims, site.node("self"), list(_squeezed(site.call)))
+
+
+@rule("aten.squeeze.dim", "aten.squeeze.default", "aten.squeeze.dims", rewrite=_same_axes_go)
+def squeeze(call: Call) -> Arrays:
+    """Axes of size 1 go."""
+    x, gone = call.value("self"), _squeezed(call)
     return rearrange(x.arrays, lambda ids: ids.squeeze(gone))
 
 
@@ -140,6 +150,7 @@ def slice_(call: Call) -> Arrays:
     axis = call.axis()
     size = call.value("self").shape[axis]
     start = call.get("start") or 0
+    start = start % size if "length" in call.args and size else start
     end = start + call.args["length"] if "length" in call.args else call.get("end")
     if call.value("self").symbolic[axis]:
         call.pin(call.value("self").on(axis), "a slice of a symbolic axis")
@@ -196,8 +207,8 @@ def _permuted(call: Call, dims: Sequence[int], source: Callable[[int, int], Ids]
     labelled = [(i, d % x.rank) for i, d in enumerate(dims) if x.on(d % x.rank)]
     if not labelled:
         return x.arrays if dims else _refuse(call, "the flattened tensor is permuted")
-    if len(labelled) > 1:
-        return _refuse(call, "several labelled axes are permuted at once")
+    if len(dims) > 1:
+        return _refuse(call, "several axes are permuted at once")
     i, axis = labelled[0]
     return pick(call, axis, source(x.shape[axis], i))
 
@@ -306,7 +317,9 @@ def stack(call: Call) -> Arrays:
     if any(c != coverages[0] for c in coverages):
         call.pin((a for p in pieces for a in p.arrays), "pieces with labels over different axes are stacked")
         return ()
-    return tuple(_stacked(call, lifted, axes, axis, coverages[0]) for axes in coverages[0])
+    number = call.slots([len(pieces) if a == axis else 1 for a in range(call.out.rank)], zero=True)
+    call.pin([number], "every stacked piece stays")
+    return (number, *(_stacked(call, lifted, axes, axis, coverages[0]) for axes in coverages[0]))
 
 
 def _stacked(

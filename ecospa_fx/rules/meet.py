@@ -122,7 +122,11 @@ def neither(flags: Sequence[bool]) -> bool:
 
 
 def reduce_arrays(call: Call, arrays: Arrays, axes: set[int], keep: bool = False) -> Arrays:
-    """Sum over ``axes``: arrays that cover them vanish, if dead entries add nothing."""
+    """Sum over ``axes``: arrays that cover them vanish, if dead entries add nothing.
+
+    An array whose inner axis stays (a sum over heads, dim by dim) stays too: its rows must agree.
+    """
+    arrays = tuple(_agreeing(call, a, axes, arrays) for a in arrays)
     call.pin(
         (a for a in arrays if a.axes & axes and not a.zero),
         "is summed over, but does not vanish where removed",
@@ -132,6 +136,18 @@ def reduce_arrays(call: Call, arrays: Arrays, axes: set[int], keep: bool = False
         return kept
     rest = [i for i in range(kept[0].ids.ndim) if i not in axes]
     return tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), a.zero) for a in kept)
+
+
+def _agreeing(call: Call, array: LabelArray, axes: set[int], arrays: Arrays) -> LabelArray:
+    """``array`` without the summed axes if some of its own axes stay, with its rows united; else as it is."""
+    outer = {a for other in arrays if other.axes < array.axes for a in other.axes}
+    if not array.axes & axes or array.axes - outer <= axes:
+        return array
+    ids = array.ids
+    for axis in array.axes & axes:
+        ids = ids.take([0], axis)
+    call.space.union(array.ids, ids)
+    return LabelArray(ids, array.zero)
 
 
 def contract(call: Call, spec: str, a: tuple[str, Value], b: tuple[str, Value]) -> Arrays:

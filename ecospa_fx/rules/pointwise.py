@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecospa_fx.labels import Nature, Tag, Value
+from ecospa_fx.labels import LabelArray, Nature, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import ZeroRule, both, either, first, meet, neither
 from ecospa_fx.rules.registry import rule
@@ -26,9 +26,114 @@ def _is_gating(call: Call) -> bool:
     return all(isinstance(v, Value) and v.nature == Nature.ACTIVATION and v.arrays for v in operands)
 
 
-SAME = ["alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy", "to.device", "to.dtype", "to.dtype_layout", "to.other", "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "_conj", "resolve_conj", "resolve_neg", "neg", "negative", "positive", "sign", "mul.Scalar", "multiply.Scalar", "div.Scalar", "divide.Scalar", "nan_to_num", "floor", "ceil", "round", "trunc", "real", "imag", "conj_physical", "pin_memory", "deg2rad", "abs", "square", "sqrt"]
-ACTIVATIONS = ["relu", "relu6", "gelu", "silu", "mish", "tanh", "leaky_relu", "elu", "selu", "celu", "hardswish", "hardtanh", "erf", "sin", "sinh", "asinh", "atan", "tan", "expm1", "log1p", "softsign", "hardshrink", "softshrink", "erfinv"]
-NOT_ZERO = ["sigmoid", "hardsigmoid", "exp", "exp2", "cos", "cosh", "acos", "softplus", "log_sigmoid", "logical_not", "bitwise_not", "add.Scalar", "sub.Scalar", "rsub.Scalar", "clamp", "clamp_min", "clamp_max", "clip", "ge.Scalar", "gt.Scalar", "le.Scalar", "lt.Scalar", "eq.Scalar", "ne.Scalar", "isfinite", "isnan", "isinf", "erfc", "threshold", "empty_like", "full_like", "rand_like", "randn_like", "ones_like", "bernoulli", "bernoulli.p", "floor_divide.Scalar", "remainder.Scalar", "fmod.Scalar", "bitwise_and.Scalar", "pow.Scalar"]
+SAME = [
+    "alias",
+    "clone",
+    "contiguous",
+    "detach",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "to.device",
+    "to.dtype",
+    "to.dtype_layout",
+    "to.other",
+    "_to_copy",
+    "type_as",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "native_dropout",
+    "_conj",
+    "resolve_conj",
+    "resolve_neg",
+    "neg",
+    "negative",
+    "positive",
+    "sign",
+    "mul.Scalar",
+    "multiply.Scalar",
+    "div.Scalar",
+    "divide.Scalar",
+    "nan_to_num",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "real",
+    "imag",
+    "conj_physical",
+    "deg2rad",
+    "abs",
+    "square",
+    "sqrt",
+]
+ACTIVATIONS = [
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "hardswish",
+    "hardtanh",
+    "erf",
+    "sin",
+    "sinh",
+    "asinh",
+    "atan",
+    "tan",
+    "expm1",
+    "log1p",
+    "hardshrink",
+    "softshrink",
+    "erfinv",
+]
+NOT_ZERO = [
+    "sigmoid",
+    "hardsigmoid",
+    "exp",
+    "exp2",
+    "cos",
+    "cosh",
+    "acos",
+    "softplus",
+    "log_sigmoid",
+    "logical_not",
+    "bitwise_not",
+    "add.Scalar",
+    "sub.Scalar",
+    "rsub.Scalar",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "clip",
+    "ge.Scalar",
+    "gt.Scalar",
+    "le.Scalar",
+    "lt.Scalar",
+    "eq.Scalar",
+    "ne.Scalar",
+    "isfinite",
+    "isnan",
+    "isinf",
+    "erfc",
+    "threshold",
+    "empty_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "ones_like",
+    "bernoulli",
+    "bernoulli.p",
+    "floor_divide.Scalar",
+    "remainder.Scalar",
+    "fmod.Scalar",
+    "bitwise_and.Scalar",
+]
 SINGULAR = ["rsqrt", "reciprocal", "log", "log2", "log10", "digamma", "lgamma"]
 
 
@@ -38,9 +143,12 @@ def names(words: list[str]) -> list[str]:
 
 
 @rule(*names(SAME))
-def same(call: Call) -> Arrays:
-    """Linear in its input."""
-    return through(call, "self" if "self" in call.args else "input")
+def same(call: Call) -> Arrays | list[Arrays]:
+    """Linear in its input; a mask that comes with it does not vanish."""
+    arrays = through(call, "self" if "self" in call.args else "input")
+    if len(call.outputs) < 2:
+        return arrays
+    return [arrays, *[tuple(LabelArray(a.ids, False) for a in arrays)] * (len(call.outputs) - 1)]
 
 
 @rule("aten.zeros_like.default")
@@ -70,7 +178,17 @@ def singular(call: Call) -> Arrays:
     return through(call, zero=False)
 
 
-@rule("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor")
+@rule("aten.pow.Scalar", "aten.pow.Tensor_Tensor")
+def exponential(call: Call) -> Arrays:
+    """A labelled exponent: any base that removal makes zero could become infinite."""
+    base = call.get("self")
+    call.tag(call.value("exponent").arrays, Tag.NONLINEAR)
+    if isinstance(base, Value):
+        call.pin((a for a in base.arrays if a.zero), "zero would become infinite here")
+    return pointwise(call, ("self", "exponent"), neither)
+
+
+@rule("aten.pow.Tensor_Scalar")
 def power(call: Call) -> Arrays:
     """Positive powers keep zero."""
     exponent = call.get("exponent")

@@ -26,10 +26,14 @@ def _expanded(site: Site) -> None:
     sizes: list[object] = []
     for axis in range(out.rank):
         same = axis >= new and source.shape[axis - new] == out.shape[axis]
-        symbol = site.emit(torch.ops.aten.sym_size.int, site.node("self"), axis) if out.symbolic[axis] else None
+        symbol = (
+            site.emit(torch.ops.aten.sym_size.int, site.node("self"), axis) if out.symbolic[axis] else None
+        )
         sizes.append(-1 if same else symbol if symbol is not None else layout.shape[axis])
     typed = site.emit(torch.ops.aten.type_as.default, site.node("src"), site.node("self"))
-    site.result = typed if sizes == [-1] * out.rank else site.emit(torch.ops.aten.expand.default, typed, sizes)
+    site.result = (
+        typed if sizes == [-1] * out.rank else site.emit(torch.ops.aten.expand.default, typed, sizes)
+    )
 
 
 @rule("aten.copy.default", rewrite=_expanded)
@@ -73,7 +77,12 @@ def slice_scatter(call: Call) -> Arrays:
     if call.get("step", 1) != 1 or (x.symbolic[axis] and (x.on(axis) or source.on(axis))):
         call.pin((*x.arrays, *source.arrays), "a strided or symbolic range is replaced")
         return ()
-    pieces = [p for p in (_piece(x, axis, 0, start), source, _piece(x, axis, stop, x.shape[axis])) if p.shape[axis]]
+    head, tail = _piece(x, axis, 0, start), _piece(x, axis, stop, x.shape[axis])
+    for piece in (head, tail):
+        if piece.shape[axis] == 1:
+            alone = (p for p, a in zip(piece.arrays, x.arrays, strict=True) if axis in a.axes)
+            call.pin(alone, "one index of this axis stays beside what is replaced")
+    pieces = [p for p in (head, source, tail) if p.shape[axis]]
     along = _joined(call, pieces, axis)
     axes = tuple(range(x.rank))
     others = [(n, _flat(_off(v, axis), axis), axes) for n, v in (("self", x), ("src", source))]
@@ -82,7 +91,9 @@ def slice_scatter(call: Call) -> Arrays:
 
 
 def _piece(value: Value, axis: int, start: int, stop: int) -> Value:
-    cut = rearrange(value.arrays, lambda ids: ids if ids.shape[axis] == 1 else ids.take(range(start, stop), axis))
+    cut = rearrange(
+        value.arrays, lambda ids: ids if ids.shape[axis] == 1 else ids.take(range(start, stop), axis)
+    )
     shape = tuple(stop - start if a == axis else n for a, n in enumerate(value.shape))
     return replace(value, shape=shape, arrays=cut)
 
