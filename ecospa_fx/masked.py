@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.removal import Removal
-from ecospa_fx.signature import unbind
+from ecospa_fx.signature import state_leaves, unbind
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def call_masked(
 
 
 def floats(output: Any) -> list[torch.Tensor]:
-    """All floating-point tensors of an output, in order."""
-    leaves = pytree.tree_leaves(output)
-    return [x for x in leaves if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())]
+    """All floating-point tensors of an output, in order, without caches (whose widths may differ)."""
+    leaves, tree = pytree.tree_flatten(output)
+    shown = [x for x, cache in zip(leaves, state_leaves(tree), strict=True) if not cache]
+    return [x for x in shown if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
 def largest(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:

@@ -26,6 +26,9 @@ class Program:
         out_spec: how the flat outputs make up the model's own output type.
         inputs: name of every flat input.
         guard: raises InputError where flat inputs do not fit the capture.
+        prepare: from a call's arguments to those of the graph, which may hold more.
+        state_in: which flat inputs are a cache: state that shrinks with the model, not an input.
+        state_out: which flat outputs are.
     """
 
     graph: fx.Graph
@@ -34,7 +37,19 @@ class Program:
     out_spec: pytree.TreeSpec
     inputs: tuple[str, ...]
     guard: Callable[[list[Any]], None]
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    state_in: tuple[bool, ...] = ()
+    state_out: tuple[bool, ...] = ()
 
+    def leaves(self, named: Mapping[str, Any]) -> list[Any]:
+        """Flat inputs of the graph for one call's arguments.
+
+        Raises:
+            InputError: they do not fit the capture.
+        """
+        flat = pytree.tree_leaves(self.prepare(named))
+        self.guard(flat)
+        return flat
 
 @dataclass(frozen=True, eq=False)
 class Analysis:

@@ -73,3 +73,12 @@ def _kind(leaf: Any) -> Any:
     except TypeError:
         return type(leaf).__name__
     return leaf
+
+
+def state_leaves(tree: pytree.TreeSpec, inside: bool = False) -> list[bool]:
+    """For every leaf of a structure whether it belongs to a cache, by the name of a class around it."""
+    if tree.is_leaf():
+        return [inside]
+    kind = tree.type
+    inside = inside or (isinstance(kind, type) and any(c.__name__.endswith("Cache") for c in kind.__mro__))
+    return [flag for child in tree.children() for flag in state_leaves(child, inside)]

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.executable import Executable
@@ -73,11 +72,11 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
         with torch.no_grad(), repeatable(model):
             eager = model(*args, **kwargs)
         with torch.no_grad(), repeatable(model):
-            flat = Executable(graph, program.constants, model)(pytree.tree_leaves(dict(inputs)))
+            flat = Executable(graph, program.constants, model)(program.leaves(inputs))
     finally:
         for module, training in modes.items():
             module.training = training
-    expected, found = floats(eager), floats(list(flat))
+    expected, found = floats(eager), floats(pytree.tree_unflatten(flat, program.out_spec))
     _, relative = largest(list(zip(expected, found, strict=False)))
     if len(expected) != len(found) or not relative <= tolerance(expected):
         raise CaptureError(

@@ -76,6 +76,7 @@ class _Builder:
         self.partition: Partition = analysis.partition
         self.rng = np.random.default_rng(0)
         self.axes = tuple(self._axes())
+        self.owned = [np.unique(axis.components) for axis in self.axes]
         self.tags = self._tags()
         self.units = self._units()
         self.slot = self._slots()
@@ -100,9 +101,9 @@ class _Builder:
     def _units(self) -> Ids:
         """Free components that multiply with something, and are not made of finer ones."""
         owners = np.zeros(self.partition.num_components, np.int64)
-        for axis in self.axes:
+        for axis, owned in zip(self.axes, self.owned, strict=True):
             if axis.weight:
-                owners[np.unique(axis.components)] += 1
+                owners[owned] += 1
         dotted = (self.tags & int(Tag.DOT)) > 0  # queries and keys may come from one fused weight
         units = (self.partition.pin < 0) & ((owners > 1) | dotted & (owners > 0))
         units[self.partition.coarse] = False
@@ -124,17 +125,19 @@ class _Builder:
     def _groups(self) -> Ids:
         """A number for each unit: units with the same owners and the same head share it."""
         signature = np.zeros(self.partition.num_components, np.int64)
-        for axis, salt in zip(self.axes, _hashes(self.rng, len(self.axes)), strict=True):
-            signature[np.unique(axis.components)] += salt
+        for owned, salt in zip(self.owned, _hashes(self.rng, len(self.axes)), strict=True):
+            signature[owned] += salt
         kinds = self.tags & int(Tag.RESIDUAL | Tag.DOT | Tag.VALUE | Tag.CONV | Tag.NONLINEAR)
         return self._numbered(signature, self.slot, kinds)
 
     def _numbered(self, *keys: Ids) -> Ids:
         """Number the distinct combinations of keys over units; -1 elsewhere."""
         number = np.full(self.partition.num_components, -1)
-        table = np.stack([k[self.units] for k in keys], 1)
-        if len(table):
-            number[self.units] = np.unique(table, axis=0, return_inverse=True)[1].ravel()
+        salts = _hashes(np.random.default_rng(len(keys)), len(keys)) | 1
+        mixed = np.zeros(int(self.units.sum()), np.int64)
+        for key, salt in zip(keys, salts, strict=True):
+            mixed = mixed * 31 + key[self.units] * salt  # wraps around: a hash, and sorting one column is fast
+        number[self.units] = np.unique(mixed, return_inverse=True)[1]
         return number
 
     def _profiles(self) -> Ids:
@@ -210,9 +213,9 @@ class _Builder:
 
     def _members(self, couple_of: Ids, count: int) -> list[list[Member]]:
         members: list[list[Member]] = [[] for _ in range(count)]
-        for axis in self.axes:
+        for axis, owned in zip(self.axes, self.owned, strict=True):
             if axis.weight:
-                for number in np.unique(couple_of[axis.components]):
+                for number in np.unique(couple_of[owned]):
                     if number >= 0:
                         members[number].append(Member(axis.parameter, axis.axis, axis.role))
         return members

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
@@ -56,7 +58,19 @@ class Interpreter:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             floating = value.is_floating_point() or value.is_complex()
-            self.values[node] = bare_value(value, Nature.ACTIVATION if floating else Nature.INDEX)
+            bare = bare_value(value, Nature.ACTIVATION if floating else Nature.INDEX)
+            self.values[node] = self._cache(node, bare) if floating and self._is_state(node) else bare
+
+    def _is_state(self, node: fx.Node) -> bool:
+        names, flags = self.program.inputs, self.program.state_in
+        return any(flag and name == node.name for name, flag in zip(names, flags, strict=False))
+
+    def _cache(self, node: fx.Node, value: Value) -> Value:
+        """A cache has heads and widths of its own, which follow whatever is written next to them."""
+        shape = [1 if s else n for n, s in zip(value.shape, value.symbolic, strict=True)]
+        call = Call("cache", {}, (value,), self.space, node.name)
+        joint = call.slots(shape, zero=True)
+        return replace(value, arrays=with_slots(call, (joint,)) if joint.axes else ())
 
     def _get_attr(self, node: fx.Node) -> None:
         tensor, name = node.meta.get("val"), str(node.target)
@@ -118,7 +132,10 @@ class Interpreter:
         return _listed(found.flow(call), call)
 
     def _finish(self, call: Call, arrays: Arrays, out: Value) -> Arrays:
-        arrays = tuple(a for a in arrays if a.axes) if 0 not in out.shape else ()
+        if 0 in out.shape:
+            return ()
+        call.pin((a for a in arrays if not a.axes), "one index of an axis stands alone")
+        arrays = _one_each(call, [a for a in arrays if a.axes])
         for array in arrays:
             fits = array.ids.ndim == out.rank and all(
                 n in (1, m) for n, m in zip(array.ids.shape, out.shape, strict=True)
@@ -130,17 +147,27 @@ class Interpreter:
         return with_slots(call, arrays)
 
     def _output(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            value = self.values.get(source)
-            for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, Value):
-                    for array in item.arrays:
-                        self.space.pin(
-                            array.ids, Reason("the model returns this axis", "output", source.name)
-                        )
+        flat = pytree.tree_leaves(node.args[0])
+        state = (*self.program.state_out, *[False] * (len(flat) - len(self.program.state_out)))
+        for source, cache in zip(flat, state, strict=True):
+            value = self.values.get(source) if isinstance(source, fx.Node) and not cache else None
+            if isinstance(value, Value):
+                for array in value.arrays:
+                    reason = Reason("the model returns this axis", "output", source.name)
+                    self.space.pin(array.ids, reason)
 
     def _call_module(self, node: fx.Node) -> None:
         raise AnalysisError(f"call_module {node.target} in a normalised graph")
+
+
+def _one_each(call: Call, arrays: Iterable[LabelArray]) -> Arrays:
+    """One array per set of axes: where several cover the same axes, they die together."""
+    table: dict[frozenset[int], LabelArray] = {}
+    for array in arrays:
+        known = table.setdefault(array.axes, array)
+        call.space.union(known.ids, array.ids)
+        table[array.axes] = replace(known, zero=known.zero or array.zero)
+    return tuple(table.values())
 
 
 def _listed(flows: Arrays | list[Arrays], call: Call) -> list[Arrays]:

@@ -1,0 +1,57 @@
+"""Guard: whether the inputs of a call fit a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from ecospa_fx.errors import InputError
+from ecospa_fx.sizes import hint, static
+
+
+def input_guard(placeholders: Sequence[fx.Node], state: Sequence[bool]) -> Callable[[list[Any]], None]:
+    """A check of flat inputs against the sizes that capture had to fix.
+
+    Args:
+        placeholders: the inputs of the captured graph.
+        state: which of them are a cache, whose heads and widths shrink with the model.
+    """
+    expected = [(n.name, n.meta.get("val")) for n in placeholders]
+    state = (*state, *[False] * (len(expected) - len(state)))
+
+    def guard(inputs: list[Any]) -> None:
+        sizes: dict[str, int] = {}
+        for (name, want), have, cache in zip(expected, inputs, state, strict=True):
+            if cache:
+                continue
+            if isinstance(want, torch.Tensor):
+                _check_tensor(name, want, have, sizes)
+            elif (
+                not isinstance(want, (torch.SymInt, torch.SymFloat, torch.SymBool))
+                and want is not None
+                and want != have
+            ):
+                raise InputError(
+                    f"input {name!r} was {want!r} when the model was captured, and is {have!r} now"
+                )
+
+    return guard
+
+
+def _check_tensor(name: str, want: torch.Tensor, have: Any, sizes: dict[str, int]) -> None:
+    if not isinstance(have, torch.Tensor):
+        raise InputError(f"input {name!r} must be a tensor, not {type(have).__name__}")
+    if have.dim() != want.dim():
+        raise InputError(f"input {name!r} must have {want.dim()} axes, not shape {tuple(have.shape)}")
+    for axis, (w, h) in enumerate(zip(want.shape, have.shape, strict=True)):
+        only = static(w)
+        fixed = sizes.setdefault(str(w), int(h)) if only is None else only
+        if fixed != h:
+            why = "another input has" if only is None else "the capture had to fix"
+            raise InputError(
+                f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
+                f"call with that size, or compile the model anew with inputs of the new one (captured with {tuple(hint(n) for n in want.shape)})"
+            )
