@@ -24,6 +24,9 @@ class Census:
         dead: components that are gone already, bool, shape ``[components]``.
         units: component ids of the units in play that are still there.
         gone: ``dead`` once every unit in play is gone too.
+        segments: the segments that these units form, shape ``[segments in play]``.
+        couples: the couple of each of them, same shape.
+        slots: its head's component, -1 without heads, same shape.
     """
 
     def __init__(self, graph: CouplingGraph, partition: Partition, removal: Removal,
@@ -36,6 +39,11 @@ class Census:
         gone = self.dead.copy()
         gone[self.units] = True
         self.gone = partition.close(gone)
+        owner = np.full(len(graph.bundle_of), -1)
+        owner[graph.segment_of[self.units]] = graph.couple_of[self.units]
+        self.segments = np.flatnonzero(owner >= 0)
+        self.couples = owner[self.segments]
+        self.slots = np.array([c.slot for c in graph.couples], np.int64)[self.couples]
         self._moving = [a for a in graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
         self._components = np.concatenate([np.zeros(0, np.int64), *(a.components for a in self._moving)])
         sizes = [len(a.components) for a in self._moving]

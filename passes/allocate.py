@@ -95,6 +95,7 @@ class _State:
         self.next = np.searchsorted(self.owner, np.arange(bundles))
         self.stop = np.searchsorted(self.owner, np.arange(bundles), side="right")
         self.gone = self._gone_after_step()
+        self.goals = self.gone + 2 * self.owner  # ascending over all bundles
         self.at = self.first.copy()
         self.lost = np.zeros(bundles)
 
@@ -113,8 +114,7 @@ class _State:
     def take(self, bundles: Ids, threshold: float) -> tuple[Ids, Ids]:
         """Let ``bundles`` go down to ``threshold`` of their score: the range of cells that each loses."""
         goal = 1 - threshold * (1 - self.lost[bundles])
-        keyed = self.gone + 2 * self.owner
-        step = np.searchsorted(keyed, goal + 2 * bundles - 1e-12)
+        step = np.searchsorted(self.goals, goal + 2 * bundles - 1e-12)
         step = np.clip(step, self.next[bundles], self.stop[bundles] - 1)
         start, end = self.at[bundles], self.steps[step] + 1
         self.next[bundles], self.at[bundles], self.lost[bundles] = step + 1, end, self.gone[step]

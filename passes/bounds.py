@@ -12,13 +12,13 @@ from ecospa_fx.census import Census, rows_per_unit
 from ecospa_fx.coupling import DEFAULT_KINDS, Couple
 from ecospa_fx.errors import CoupleError, EcoSpaError, PlanError
 from ecospa_fx.labels import Ids
-from ecospa_fx.ladder import bundle_depths
+from ecospa_fx.ladder import Bounds, bundle_depths
 from ecospa_fx.plan import PlanSettings
 
 KINDS = (*DEFAULT_KINDS, "residual")
 
 
-class Bounds:
+class Limits:
     """Minimum widths, multiples and limits of every bundle.
 
     Args:
@@ -73,24 +73,16 @@ class Bounds:
         left = np.floor(self.limit * dense + 1e-9) - (dense - alive)
         return np.asarray(np.maximum(left, 0), np.int64)
 
-    def steps(self, dead: Ids) -> tuple[Ids, Ids, Ids]:
-        """What :func:`~ecospa_fx.ladder.build_ladder` asks of every bundle: depth, offset and pace.
-
-        Args:
-            dead: components that go before (whole heads), closed.
-        """
-        units = self.census.units
-        left = units[~dead[units]]
-        segments = np.unique(self.graph.segment_of[left])
-        heads = np.bincount(self.graph.bundle_of[segments], minlength=self.bundles)
-        with_heads = np.bincount(
-            self.graph.bundle_of[self.graph.segment_of[units[dead[units]]]], minlength=self.bundles
-        )
-        allowed = np.maximum(self.units_left() - with_heads, 0) // np.maximum(heads, 1)
-        width = bundle_depths(self.census, dead)
+    def steps(self, left: Ids) -> Bounds:
+        """How far each bundle may go once only the units ``left`` are there (whole heads went before)."""
+        bundle = self.graph.bundle_of
+        heads = np.bincount(bundle[np.unique(self.graph.segment_of[left])], minlength=self.bundles)
+        now = np.bincount(bundle[self.graph.segment_of[self.census.units]], minlength=self.bundles)
+        went = now - np.bincount(bundle[self.graph.segment_of[left]], minlength=self.bundles)
+        allowed = np.maximum(self.units_left() - went, 0) // np.maximum(heads, 1)
+        width = bundle_depths(self.census, left)
         least = np.maximum(-(-self.settings.min_width // self.rows), 1)
-        depth = np.clip(np.minimum(width - least, allowed), 0, None)
-        return depth, *self._pace(width)
+        return Bounds(np.clip(np.minimum(width - least, allowed), 0, None), *self._pace(width))
 
     def _pace(self, width: Ids) -> tuple[Ids, Ids]:
         """Steps end where the kept rows are a multiple of ``round_to``.

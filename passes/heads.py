@@ -25,59 +25,73 @@ class Heads:
     def __init__(self, census: Census, strength: Ids) -> None:
         self.census = census
         graph = census.graph
-        slots = np.array([c.slot for c in graph.couples] + [-1])
-        self.slot = np.full(census.partition.num_components, -1)
-        self.slot[census.units] = slots[graph.couple_of[census.units]]
-        self.bundle = np.full(len(self.slot), -1)
-        self.bundle[census.units] = graph.bundle_of[graph.segment_of[census.units]]
+        self.bundle = graph.bundle_of[census.segments]
+        self.size = np.bincount(graph.segment_of[census.units], minlength=len(graph.bundle_of))[
+            census.segments
+        ]
         self.ids = self._droppable()
+        self.head = self._heads()
         self.family = self._families()
         self.share = self._shares(strength)
 
+    def units_of(self, slots: Ids) -> Ids:
+        """Components that go with ``slots``: bool, shape ``[components]``."""
+        graph, census = self.census.graph, self.census
+        chosen = np.zeros(len(graph.bundle_of) + 1, bool)
+        chosen[census.segments[np.isin(census.slots, slots)]] = True
+        return np.asarray(chosen[graph.segment_of])
+
     def _droppable(self) -> Ids:
         """Slots whose finer components all die with the units under them."""
-        partition = self.census.partition
-        under = self.slot.copy()
-        for _ in range(8):
+        partition, under = self.census.partition, self._slot_of_components()
+        alive = ~self.census.dead[partition.fine]
+        coarse, fine = partition.coarse[alive], partition.fine[alive]
+        for _ in range(8):  # as deep as heads are nested
             low, high = np.full(len(under), len(under)), np.full(len(under), -1)
-            alive = ~self.census.dead[partition.fine]
-            np.minimum.at(low, partition.coarse[alive], under[partition.fine[alive]])
-            np.maximum.at(high, partition.coarse[alive], under[partition.fine[alive]])
-            same = (low == high) & (high >= 0)
-            if (under[same] == high[same]).all():
+            np.minimum.at(low, coarse, under[fine])
+            np.maximum.at(high, coarse, under[fine])
+            fresh = (low == high) & (high >= 0) & (under != high)
+            if not fresh.any():
                 break
-            under[same] = high[same]
-        slots = np.unique(self.slot[self.slot >= 0])
+            under[fresh] = high[fresh]
+        slots = np.unique(self.census.slots[self.census.slots >= 0])
         free = (partition.pin[slots] < 0) & ~self.census.dead[slots]
         return np.asarray(slots[free & (under[slots] == slots)])
 
+    def _slot_of_components(self) -> Ids:
+        graph, census = self.census.graph, self.census
+        slot = np.full(len(graph.bundle_of) + 1, -1)
+        slot[census.segments] = census.slots
+        under = np.full(census.partition.num_components, -1)
+        under[census.units] = slot[graph.segment_of[census.units]]
+        return under
+
+    def _heads(self) -> Ids:
+        """Place in ``ids`` of the head of each segment in play, -1 for none."""
+        place = np.full(self.census.partition.num_components + 1, -1)
+        place[self.ids] = np.arange(len(self.ids))
+        return np.asarray(place[self.census.slots])
+
     def _families(self) -> Ids:
         """Number of the family of each head."""
-        size = len(self.slot)
-        units = self.census.units[np.isin(self.slot[self.census.units], self.ids)]
-        edges = np.unique(np.stack([self.slot[units], self.bundle[units] + size]), axis=1)
-        shape = (size + int(self.bundle.max(initial=0)) + 1,) * 2
-        links = coo_array((np.ones(edges.shape[1], np.int8), (edges[0], edges[1])), shape=shape)
-        return np.unique(connected_components(links, directed=False)[1][self.ids], return_inverse=True)[
-            1
-        ].ravel()
+        inside = self.head >= 0
+        heads, bundles = self.head[inside], self.bundle[inside] + len(self.ids)
+        size = len(self.ids) + int(self.bundle.max(initial=-1)) + 1
+        links = coo_array((np.ones(len(heads), np.int8), (heads, bundles)), shape=(size, size))
+        labels = connected_components(links, directed=False)[1][: len(self.ids)]
+        return np.asarray(np.unique(labels, return_inverse=True)[1].ravel())
 
     def _shares(self, strength: Ids) -> Ids:
         """Each head's part of its family's strength; couples count relative to the others of their bundle."""
-        graph = self.census.graph
-        units = self.census.units
-        couples, first = np.unique(graph.couple_of[units], return_index=True)
-        bundle, slot = self.bundle[units[first]], self.slot[units[first]]
-        value = np.nan_to_num(strength[couples], nan=np.inf)
-        mean = np.bincount(bundle, value) / np.maximum(np.bincount(bundle), 1)
-        usable = np.isfinite(mean[bundle]) & (mean[bundle] > 0)
-        relative = np.where(usable, value / np.where(usable, mean[bundle], 1), 1.0)
-        size = len(self.slot)
-        inside = slot >= 0
-        total = np.bincount(slot[inside], relative[inside], minlength=size)
-        head = (total / np.maximum(np.bincount(slot[inside], minlength=size), 1))[self.ids]
-        share: Ids = head / np.maximum(np.bincount(self.family, head), 1e-300)[self.family]
-        return share
+        value = np.nan_to_num(strength[self.census.couples], nan=np.inf)
+        mean = (np.bincount(self.bundle, value) / np.maximum(np.bincount(self.bundle), 1))[self.bundle]
+        usable = np.isfinite(mean) & (mean > 0)
+        relative = np.where(usable, value / np.where(usable, mean, 1), 1.0)
+        inside = self.head >= 0
+        number = len(self.ids)
+        total = np.bincount(self.head[inside], relative[inside], minlength=number)
+        mean = total / np.maximum(np.bincount(self.head[inside], minlength=number), 1)
+        return np.asarray(mean / np.maximum(np.bincount(self.family, mean), 1e-300)[self.family])
 
     def order(self, most: Ids, threshold: float) -> tuple[Ids, int]:
         """Heads in the order in which they go.
@@ -104,18 +118,10 @@ class Heads:
     def _droppable_count(self, most: Ids) -> Ids:
         """How many heads of each family may go: all but one, and within the limits of their bundles."""
         count = np.bincount(self.family) - 1
-        head = np.full(len(self.slot), -1)
-        head[self.ids] = self.family
-        units = self.census.units[self.slot[self.census.units] >= 0]
-        units = units[head[self.slot[units]] >= 0]
-        family, bundle = head[self.slot[units]], self.bundle[units]
-        pairs, size = np.unique(np.stack([family, bundle]), axis=1, return_counts=True)
-        per_head = size // np.bincount(self.family)[pairs[0]]
-        np.minimum.at(count, pairs[0], most[pairs[1]] // np.maximum(per_head, 1))
-        return count
-
-    def units_of(self, slots: Ids) -> Ids:
-        """Components that go with ``slots``: bool, shape ``[components]``."""
-        chosen = np.zeros(len(self.slot) + 1, bool)
-        chosen[slots] = True
-        return np.asarray(chosen[self.slot])
+        inside = self.head >= 0
+        family, bundle = self.family[self.head[inside]], self.bundle[inside]
+        largest = np.zeros((len(count), len(most)), np.int64)
+        np.maximum.at(largest, (family, bundle), self.size[inside])
+        family, bundle = np.nonzero(largest)
+        np.minimum.at(count, family, most[bundle] // largest[family, bundle])
+        return np.asarray(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from numbers import Integral, Real
 
@@ -13,9 +14,9 @@ from ecospa_fx.census import Census
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import PlanError
 from ecospa_fx.labels import Ids, Partition
-from ecospa_fx.ladder import Ladder, build_ladder
+from ecospa_fx.ladder import Ladder, build_ladder, weakest_first
 from ecospa_fx.passes.allocate import order
-from ecospa_fx.passes.bounds import Bounds, out_of_reach
+from ecospa_fx.passes.bounds import Limits, out_of_reach
 from ecospa_fx.passes.heads import Heads
 from ecospa_fx.plan import CoupleLoss, Plan, PlanSettings
 from ecospa_fx.removal import Removal
@@ -49,7 +50,7 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
     settings = settings or PlanSettings()
     census = Census(graph, partition, removal, settings.kinds)
     _check_arrays(census, unit_scores, importance)
-    bounds = Bounds(census, settings)
+    limits = Limits(census, settings)
     start = census.params(census.dead)
     target = _target(census, outside, ratio, target_params)
     dead = census.dead
@@ -59,14 +60,14 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
                 "the allocation 'ecospa' needs the Fisher importance of the couples: pass gradients"
             )
         strength = importance if importance is not None else _totals(census, unit_scores)
-        dead = _Planner(census, bounds, unit_scores, strength, settings).run(target, ratio, outside)
+        dead = _Planner(census, limits, unit_scores, strength, settings).run(target, ratio, outside)
     return _result(census, dead, outside, settings, score)
 
 
 @dataclass(frozen=True, eq=False)
 class _Planner:
     census: Census
-    bounds: Bounds
+    limits: Limits
     scores: Ids
     strength: Ids
     settings: PlanSettings
@@ -92,8 +93,14 @@ class _Planner:
     def _size(self, dead: Ids) -> int:
         return self.census.params(dead)
 
+    @cached_property
+    def ranked(self) -> Ids:
+        """Units in play in the order in which each segment loses them."""
+        return weakest_first(self.census, self.scores)
+
     def _ladder(self, dead: Ids) -> Ladder:
-        return build_ladder(self.census, dead, self.scores, *self.bounds.steps(dead))
+        left = self.ranked[~dead[self.ranked]]
+        return build_ladder(self.census, left, self.scores, self.limits.steps(left))
 
     def _with(self, ladder: Ladder, dead: Ids, cells: Ids) -> Ids:
         chosen = np.zeros(len(ladder.last), bool)
@@ -106,21 +113,17 @@ class _Planner:
 
     def _bundle_strength(self) -> Ids:
         """Mean importance of the couples of each bundle; unknown ones do not count."""
-        graph = self.census.graph
-        couple = graph.couple_of[self.census.units]
-        bundle = graph.bundle_of[graph.segment_of[self.census.units]]
-        pairs = np.unique(np.stack([bundle, couple]), axis=1)
-        value = self.strength[pairs[1]]
+        bundle = self.census.graph.bundle_of[self.census.segments]
+        value = self.strength[self.census.couples]
         known = ~np.isnan(value)
-        count = int(graph.bundle_of.max(initial=-1)) + 1
-        total = np.bincount(pairs[0][known], value[known], minlength=count)
-        number = np.bincount(pairs[0][known], minlength=count)
+        total = np.bincount(bundle[known], value[known], minlength=self.limits.bundles)
+        number = np.bincount(bundle[known], minlength=self.limits.bundles)
         return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
     def _heads(self, target: int) -> Ids:
         """Weak heads that go as a whole; more of them if units alone cannot reach the target."""
         heads = Heads(self.census, self.strength)
-        slots, weak = heads.order(self.bounds.units_left(), self.settings.threshold)
+        slots, weak = heads.order(self.limits.units_left(), self.settings.threshold)
 
         def without(count: int) -> Ids:
             return self.census.close(self.census.dead | heads.units_of(slots[:count]))
@@ -130,7 +133,9 @@ class _Planner:
             return self._size(self._floor(self._ladder(dead), dead)) <= target
 
         weak = next((n for n in range(weak, 0, -1) if self._size(without(n)) >= target), 0)
-        return without(bisect_left(range(len(slots)), True, lo=weak, key=reaches))
+        if not reaches(weak):
+            weak = bisect_left(range(len(slots)), True, lo=weak, key=reaches)
+        return without(weak)
 
 
 def _totals(census: Census, scores: Ids) -> Ids:
