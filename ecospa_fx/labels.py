@@ -145,8 +145,9 @@ class Partition:
             A new bool array of the same shape.
         """
         dead = dead.copy()
-        parents = np.unique(self.coarse)
-        parents = parents[self.pin[parents] < 0]
+        coarse = np.zeros(self.num_components, bool)
+        coarse[self.coarse] = True
+        parents = np.flatnonzero(coarse & (self.pin < 0))
         while len(parents):
             held = np.zeros(self.num_components, bool)
             held[self.coarse[~dead[self.fine]]] = True
