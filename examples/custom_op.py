@@ -9,6 +9,7 @@ import ecospa_fx
 from ecospa_fx.rules import rule
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.pointwise import through
+from ecospa_fx.testing import prove, sample
 
 
 @torch.library.custom_op("shop::squared_relu", mutates_args=())
@@ -54,6 +55,7 @@ def main() -> None:
         """Entry by entry, and zero stays zero: the labels of `x` go through as they are."""
         return through(call, "x")
 
+    print(prove("shop.squared_relu.default", sample(torch.randn(3, 5))))
     known = ecospa_fx.compile(FeedForward(), args=(x,))
     print(len(known.couplings.couples), "couple after:")
     print(known.explain("up.weight"))

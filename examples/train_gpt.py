@@ -31,7 +31,7 @@ class Settings:
     timed_steps: int = 20
 
 
-QUICK = Settings(320, 32, 2, 2, 64, context=32, batch=4, steps=10, share_of_text=0.05, timed_steps=2)
+QUICK = Settings(320, 32, 2, 2, 64, context=32, batch=4, steps=10, share_of_text=0.1, timed_steps=2)
 
 
 def train(name: str, run: Run, corpus: Corpus, settings: Settings, seed: int, console: Console) -> None:
@@ -42,7 +42,7 @@ def train(name: str, run: Run, corpus: Corpus, settings: Settings, seed: int, co
         for step, (inputs, targets) in enumerate(tokens, start=1):
             run.step(inputs, targets)
             if line := run.after(step):
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, soft_wrap=True)
             progress.advance(task)
 
 
