@@ -1,6 +1,6 @@
 """Find the coupled weight matrices of a PyTorch model and remove rows and columns of them together."""
 
-from ecospa_fx.compiled import CompiledModel, compile
+from ecospa_fx.compiled import CompiledModel, compile, load
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
     AnalysisError,
@@ -17,8 +17,14 @@ from ecospa_fx.errors import (
     RuleError,
     VerifyError,
 )
+from ecospa_fx.fisher import FisherAccumulator
+from ecospa_fx.masked import Difference
+from ecospa_fx.optim_state import register_optimizer_state
+from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.removal import Removal
+from ecospa_fx.report import SparsifyReport
 from ecospa_fx.rules import rule
+from ecospa_fx.scores import register_score
 
 __all__ = [
     "AnalysisError",
@@ -27,19 +33,27 @@ __all__ = [
     "Couple",
     "CoupleError",
     "CouplingGraph",
+    "Difference",
     "EcoSpaError",
+    "FisherAccumulator",
     "GradientError",
     "InputError",
     "LoadError",
     "OptimizerError",
     "OptimizerStateError",
+    "Plan",
     "PlanError",
+    "PlanSettings",
     "Removal",
     "RewriteError",
     "RuleError",
+    "SparsifyReport",
     "VerifyError",
     "__version__",
     "compile",
+    "load",
+    "register_optimizer_state",
+    "register_score",
     "rule",
 ]
 

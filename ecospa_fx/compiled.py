@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -16,19 +18,26 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.cut import ParameterCut
-from ecospa_fx.errors import CaptureError, CoupleError, InputError, PlanError
+from ecospa_fx.errors import CaptureError, PlanError
 from ecospa_fx.executable import Executable
-from ecospa_fx.labels import Ids
-from ecospa_fx.masked import Difference, call_masked, floats, largest, narrow, repeatable
+from ecospa_fx.masked import Difference, narrow
 from ecospa_fx.passes import remap
+from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
+from ecospa_fx.passes.choose import Gradients, Present, choose
 from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.rewrite import rewrite
+from ecospa_fx.passes.verify import verify
+from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.removal import Removal
+from ecospa_fx.report import SparsifyReport
+from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
 from ecospa_fx.signature import bind, key_of
+from ecospa_fx.storage import fill, load_removal, load_tensors, save_files, unique_tensors
 
 
 @dataclass(eq=False)
@@ -90,10 +99,11 @@ class CompiledModel(nn.Module):
             InputError: the call does not fit the model, or a size that the capture had to fix.
             CaptureError: this kind of call cannot be captured.
         """
-        named = bind(self.source.forward, args, kwargs)
+        return self._run(bind(self.source.forward, args, kwargs))
+
+    def _run(self, named: Mapping[str, Any]) -> Any:
         signature = self._signature(named)
-        leaves = pytree.tree_leaves(named)
-        signature.program.guard(leaves)
+        leaves = signature.program.leaves(named)
         return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
 
     def train(self, mode: bool = True) -> CompiledModel:
@@ -101,6 +111,19 @@ class CompiledModel(nn.Module):
         super().train(mode)
         self.source.training = mode
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        """A copy with parameters of its own; dense graphs are never changed, so both share them."""
+        twin = CompiledModel(copy.deepcopy(self.source, memo), check=self._check)
+        twin._shapes, twin.removal = self._shapes, self.removal
+        memo[id(self)] = twin
+        for key, mine in self._signatures.items():
+            program = mine.program
+            signature = Signature(mine.inputs, program, Executable(program.graph, program.constants, twin), mine._coupled)
+            if self.removal.removed:
+                signature.executable = twin._shrunk(signature, self.removal)
+            twin._signatures[key] = signature
+        return twin
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -170,7 +193,7 @@ class CompiledModel(nn.Module):
         return next((n for n, p in self.named_parameters() if p is parameter), name)
 
     def verify(self, *args: Any, **kwargs: Any) -> Difference:
-        """Compare with the masked model, outputs and gradients, on one call.
+        """Compare with the masked model, outputs and gradients, on one call in evaluation mode.
 
         Args:
             args: the call's positional arguments; without any, those of the first capture.
@@ -180,14 +203,75 @@ class CompiledModel(nn.Module):
             The largest differences.
         """
         named = bind(self.source.forward, args, kwargs) if args or kwargs else dict(self._first().inputs)
-        state = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in self.named_parameters()}
-        with repeatable(self):
-            outputs = floats(self(**named) if not _by_position(named) else self(*args, **kwargs))
-            gradients = _gradients(outputs, dict(self.named_parameters()))
-        with repeatable(self):
-            expected = floats(call_masked(self.source, state, self.removal, self._shapes, named))
-            reference = _gradients(expected, state)
-        return _difference(outputs, expected, gradients, reference)
+        modes = [(m, m.training) for m in self._all_modules]
+        self.eval()
+        try:
+            return verify(lambda: self._run(named), self.source, named, self.removal, self._shapes)
+        finally:
+            for module, training in modes:
+                module.training = training
+            self.training = self.source.training
+
+    def sparsify(self, grads: Gradients = None, ratio: float | None = None, *, target_params: int | None = None,
+                 optimizer: Optimizer | Iterable[Optimizer] | None = None, score: str | Score | ScoreFunction | None = None,
+                 calibration: Iterable[Any] | None = None, seed: int = 0, **settings: Any) -> SparsifyReport:  # fmt: skip
+        """Remove a part of the parameters that couples hold, in place, as a transaction.
+
+        Args:
+            grads: gradients by parameter name; an iterable of such mappings, whose squares are averaged
+                (Eq. 6); a :class:`FisherAccumulator`; by default the parameters' own ``.grad``.
+            ratio: fraction of the coupled parameters that goes, ``0 <= ratio < 1``.
+            target_params: size of the whole model afterwards, instead.
+            optimizer: one or several optimizers whose state follows.
+            score: by which units are ranked; the default is the best that the data at hand allows.
+            calibration: batches of inputs (a tensor, a tuple of arguments or a mapping of keyword
+                arguments each), for scores that look at activations.
+            seed: of random scores.
+            settings: fields of :class:`PlanSettings`, such as ``kinds``, ``round_to`` or ``remove_heads``.
+
+        Returns:
+            What went.
+
+        Raises:
+            EcoSpaError: bad input, or a target out of reach. Model and optimizer are then as they were.
+        """
+        started = time.perf_counter()
+        plan = self.plan(grads, ratio, target_params=target_params, score=score, calibration=calibration,
+                         seed=seed, **settings)  # fmt: skip
+        self.apply(plan, optimizer)
+        return SparsifyReport.of(plan, time.perf_counter() - started)
+
+    def plan(self, grads: Gradients = None, ratio: float | None = None, *, target_params: int | None = None,
+             score: str | Score | ScoreFunction | None = None, calibration: Iterable[Any] | None = None,
+             seed: int = 0, **settings: Any) -> Plan:  # fmt: skip
+        """What :meth:`sparsify` would remove, as data: print it, save it, :meth:`apply` it later."""
+        try:
+            chosen = PlanSettings(**settings)
+        except TypeError as error:
+            raise PlanError(
+                f"unknown setting: {error}; there are {', '.join(PlanSettings.__annotations__)}"
+            ) from error
+        graph, analysis = self._first().coupled
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        outside = sum(p.numel() for n, p in self.named_parameters() if n not in graph.shapes)
+        present = Present(graph, analysis.partition, self.removal, parameters, outside)
+        activations = self._calibrated(calibration) if calibration is not None else None
+        if score is None:
+            has_gradients = grads is not None or any(p.grad is not None for p in parameters.values())
+            score = default_score(has_gradients, activations is not None)
+        return choose(present, grads, score, chosen, ratio=ratio, target_params=target_params,
+                      activations=activations, seed=seed)  # fmt: skip
+
+    def _calibrated(self, batches: Iterable[Any]) -> ActivationStatistics:
+        result = Calibration(self.couplings)
+        for batch in batches:
+            args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
+            named = bind(self.source.forward, args, batch if isinstance(batch, Mapping) else {})
+            signature = self._signature(named)
+            analysis = signature.coupled[1]
+            dead = dead_labels(analysis, self.removal)
+            result.run(analysis, dead, self._shrunk(signature, self.removal), signature.program.leaves(named))
+        return result.result()
 
     def _shrunk(self, signature: Signature, removal: Removal) -> Executable:
         graph, analysis = signature.coupled
@@ -217,6 +301,10 @@ class CompiledModel(nn.Module):
         self.removal = removal
         return None
 
+    def save(self, path: str | Path) -> None:
+        """Write weights and removal into a folder, for :func:`load`."""
+        save_files(path, unique_tensors(self), self.removal)
+
     def _check_removal(self, removal: Removal) -> None:
         for name, axes in removal.removed.items():
             if removal.shapes[name] != self._shapes.get(name):
@@ -243,68 +331,6 @@ class CompiledModel(nn.Module):
             if before != after:
                 cuts[name] = ParameterCut(narrow(removal.mask(name, dense), name, self.removal), after)
         return cuts
-
-
-def _by_position(named: Mapping[str, Any]) -> bool:
-    return any(k.startswith("_positional_") for k in named)
-
-
-def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
-    """Labels that are dead after a removal; the finest decide, coarser ones follow.
-
-    Raises:
-        PlanError: this program ties entries together of which the removal takes only some.
-    """
-    partition = analysis.partition
-    dead = np.zeros(len(partition.component), bool)
-    torn: list[str] = []
-    for name, axes in analysis.labels.items():
-        for axis, ids in enumerate(axes):
-            if ids is not None and axis in removal.removed.get(name, {}):
-                dead[ids] = ~removal.kept(name, axis, len(ids))
-    components = np.zeros(partition.num_components, bool)
-    components[partition.component[dead]] = True
-    components = partition.close(components)
-    for name, axes in analysis.labels.items():
-        for ids in axes:
-            if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
-                torn.append(name)
-    if torn or (components & (partition.pin >= 0)).any():
-        raise PlanError(
-            f"this call of the model ties more entries together than the plan removes: {', '.join(dict.fromkeys(torn))[:300]}"
-        )
-    return components[partition.component]
-
-
-def _gradients(
-    outputs: Sequence[torch.Tensor], parameters: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Gradients of a fixed random projection of the outputs."""
-    active = {n: p for n, p in parameters.items() if p.requires_grad}
-    live = [o for o in outputs if o.requires_grad]
-    if not active or not live:
-        return {}
-    generator = torch.Generator().manual_seed(1)
-    weights = [
-        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype) for o in live
-    ]
-    loss = sum((o * w).sum() / max(o.numel(), 1) ** 0.5 for o, w in zip(live, weights, strict=True))
-    assert isinstance(loss, torch.Tensor)
-    found = torch.autograd.grad(
-        loss.abs() if loss.is_complex() else loss, list(active.values()), allow_unused=True
-    )
-    return {n: g for n, g in zip(active, found, strict=True) if g is not None}
-
-
-def _difference(outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
-                gradients: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> Difference:  # fmt: skip
-    if len(outputs) != len(expected):
-        return Difference(float("inf"), float("inf"))
-    absolute, relative = largest(list(zip(expected, outputs, strict=True)))
-    pairs = {n: (reference[n], gradients[n]) for n in reference.keys() & gradients.keys()}
-    worst, worst_relative = largest(list(pairs.values()))
-    where = max(pairs, key=lambda n: largest([pairs[n]])[0], default="") if worst else ""
-    return Difference(absolute, relative, worst, worst_relative, where)
 
 
 def _example(model: nn.Module) -> str:
@@ -344,4 +370,23 @@ def compile(model: nn.Module | ExportedProgram, args: Sequence[Any] = (), kwargs
     return CompiledModel(model, args, kwargs, check)
 
 
-__all__ = ["CompiledModel", "CoupleError", "InputError", "compile", "replace"]
+def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledModel:
+    """Read what :meth:`CompiledModel.save` wrote.
+
+    Args:
+        path: the folder.
+        model: a model of the original, dense architecture; its values do not matter, and it may live on
+            the meta device. It is compiled and shrunk in place.
+        check: as for :func:`compile`.
+
+    Raises:
+        LoadError: the files are missing, damaged, or for another model. The model is then as it was.
+    """
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+    removal = load_removal(path, shapes)
+    expected = {n: (removal.shape(n, tuple(t.shape)), t.dtype) for n, t in unique_tensors(model).items()}
+    tensors = load_tensors(path, expected)
+    compiled = CompiledModel(model, check=check)
+    compiled.apply(removal)
+    fill(compiled, tensors)
+    return compiled

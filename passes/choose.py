@@ -1,0 +1,124 @@
+"""Choose: from gradients and a target to a plan. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.errors import CoupleError, GradientError
+from ecospa_fx.fisher import FisherAccumulator, GradientStatistics, gradient_statistics
+from ecospa_fx.labels import Partition
+from ecospa_fx.passes.plan import plan
+from ecospa_fx.passes.score import score
+from ecospa_fx.plan import Plan, PlanSettings
+from ecospa_fx.removal import Removal
+from ecospa_fx.scores import ActivationStatistics, Score, ScoreContext, ScoreFunction
+
+Gradients = Mapping[str, torch.Tensor] | Iterable[Mapping[str, torch.Tensor]] | FisherAccumulator | None
+
+
+@dataclass(frozen=True, eq=False)
+class Present:
+    """A model as it is now.
+
+    Attributes:
+        graph: its couples.
+        partition: components of its labels.
+        removal: what is gone.
+        parameters: present parameters, by all their names.
+        outside: number of parameters that the graph does not read.
+    """
+
+    graph: CouplingGraph
+    partition: Partition
+    removal: Removal
+    parameters: Mapping[str, torch.Tensor]
+    outside: int
+
+
+def choose(
+    present: Present,
+    gradients: Gradients,
+    how: str | Score | ScoreFunction,
+    settings: PlanSettings,
+    *,
+    ratio: float | None = None,
+    target_params: int | None = None,
+    activations: ActivationStatistics | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Score the units and plan what goes.
+
+    Args:
+        present: the model as it is.
+        gradients: as for ``sparsify``.
+        how: score by which units are ranked.
+        settings: how the target is shared out.
+        ratio: fraction of the coupled parameters that goes.
+        target_params: the whole model's size afterwards, instead.
+        activations: statistics of calibration data, for scores that need them.
+        seed: of random scores.
+
+    Raises:
+        CoupleError: there is nothing to couple; the reasons are listed.
+        GradientError: gradients are missing or malformed.
+        PlanError: the target is malformed or out of reach.
+    """
+    check_couples(present.graph, settings.kinds)
+    statistics = _statistics(present, gradients, settings.kinds)
+    context = ScoreContext(
+        present.graph,
+        present.removal,
+        present.parameters,
+        statistics,
+        activations,
+        settings.kinds,
+        np.random.default_rng(seed),
+    )
+    return plan(
+        present.graph,
+        present.partition,
+        present.removal,
+        score(how, context),
+        statistics.importance if statistics is not None else None,
+        ratio=ratio,
+        target_params=target_params,
+        settings=settings,
+        outside=present.outside,
+        score=how if isinstance(how, str) else getattr(how, "name", getattr(how, "__name__", "")),
+    )
+
+
+def check_couples(graph: CouplingGraph, kinds: Sequence[str]) -> None:
+    """Refuse a model in which nothing can go.
+
+    Raises:
+        CoupleError: no couple of these kinds; the most frequent reasons are listed.
+    """
+    if any(c.kind in kinds for c in graph.couples):
+        return
+    found = sorted({c.kind for c in graph.couples})
+    reasons = list(dict.fromkeys(str(f) for f in graph.frozen))
+    other = f" (there are couples of kind {', '.join(found)}: pass kinds={tuple(found)!r})" if found else ""
+    listed = "".join(f"\n  {r}" for r in reasons[:12]) or "\n  the graph reads no weight matrices"
+    raise CoupleError(
+        f"the model has no couples of kind {', '.join(kinds)}{other}; what holds its weights:{listed}"
+    )
+
+
+def _statistics(present: Present, gradients: Gradients, kinds: Sequence[str]) -> GradientStatistics | None:
+    if isinstance(gradients, FisherAccumulator):
+        return gradients.statistics
+    if gradients is None:
+        own = {n: p.grad for n, p in present.parameters.items() if p.grad is not None}
+        if not own:
+            return None
+        gradients = own
+    if isinstance(gradients, torch.Tensor) or not isinstance(gradients, Iterable):
+        raise GradientError(f"grads maps parameter names to gradients; {type(gradients).__name__} does not")
+    samples = [gradients] if isinstance(gradients, Mapping) else gradients
+    return gradient_statistics(present.graph, present.removal, present.parameters, samples, kinds=kinds)

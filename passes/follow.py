@@ -1,0 +1,37 @@
+"""Follow: from removed parameter entries to the labels that die in one program."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ecospa_fx.errors import PlanError
+from ecospa_fx.labels import Ids
+from ecospa_fx.program import Analysis
+from ecospa_fx.removal import Removal
+
+
+def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
+    """Labels that are dead after a removal; the finest decide, coarser ones follow.
+
+    Raises:
+        PlanError: this program ties entries together of which the removal takes only some.
+    """
+    partition = analysis.partition
+    dead = np.zeros(len(partition.component), bool)
+    torn: list[str] = []
+    for name, axes in analysis.labels.items():
+        for axis, ids in enumerate(axes):
+            if ids is not None and axis in removal.removed.get(name, {}):
+                dead[ids] = ~removal.kept(name, axis, len(ids))
+    components = np.zeros(partition.num_components, bool)
+    components[partition.component[dead]] = True
+    components = partition.close(components)
+    for name, axes in analysis.labels.items():
+        for ids in axes:
+            if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
+                torn.append(name)
+    if torn or (components & (partition.pin >= 0)).any():
+        raise PlanError(
+            f"this call of the model ties more entries together than the plan removes: {', '.join(dict.fromkeys(torn))[:300]}"
+        )
+    return components[partition.component]
