@@ -49,7 +49,9 @@ def exchange(
     """
     hooks, after_hooks = param._backward_hooks, param._post_accumulate_grad_hooks
     other.requires_grad_(param.requires_grad)
-    other.grad_dtype, other.grad = param.grad_dtype, grad
+    if param.grad_dtype != param.dtype:  # once set it no longer follows `.to(dtype)`
+        other.grad_dtype = param.grad_dtype
+    other.grad = grad
     try:
         torch._C._swap_tensor_impl(param, other)
     except RuntimeError as error:

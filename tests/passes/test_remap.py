@@ -628,3 +628,12 @@ def test_parameter_that_cannot_be_cut_is_refused(make: Callable[[], nn.Parameter
     with pytest.raises(RewriteError, match=message):
         prepare(parameters, dict.fromkeys("ab", ParameterCut(UNITS, (4,))))
     assert torch.equal(parameters["b"], torch.ones(8))
+
+
+def test_gradients_follow_a_later_change_of_dtype() -> None:
+    layer = torch.nn.Linear(3, 4)
+    kept = torch.tensor([[True] * 3, [False] * 3, [True] * 3, [True] * 3])
+    prepare({"weight": layer.weight}, {"weight": ParameterCut(kept, (3, 3))}, []).commit()
+    layer.double()
+    (gradient,) = torch.autograd.grad((layer.weight / 3).sum(), layer.weight)
+    assert gradient.dtype == torch.float64 and gradient[0, 0].item() == 1 / 3
