@@ -6,31 +6,27 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import CaptureError, InputError
+from ecospa_fx.guard import input_guard
 from ecospa_fx.passes.normalise import normalise, writes_through_views
+from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.unfuse import unfuse
+from ecospa_fx.passes.ways import Way, constants_known, ways
 from ecospa_fx.program import Program
-from ecospa_fx.signature import unbind
-from ecospa_fx.sizes import hint, static
+from ecospa_fx.signature import state_leaves, unbind
 
-_PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
-
-_WAYS = (
-    {"strict": False, "deferred": False},
-    {"strict": False, "deferred": True},  # sizes that depend on data cannot be guarded, only asserted
-    {"strict": True, "deferred": False},
-)
-
-
-def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
+def capture(
+    model: nn.Module, inputs: Mapping[str, Any], accept: Callable[[Program], None] = lambda _: None
+) -> Program:
     """Capture one signature of ``model``.
 
     Batch and sequence sizes stay symbolic where the model allows it. The model itself, its mode and its
@@ -39,6 +35,7 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
     Args:
         model: the module; its parameters may live on the meta device.
         inputs: arguments of its ``forward`` by name (see :func:`ecospa_fx.signature.bind`).
+        accept: raises where a program does not do; the next way to capture is tried then.
 
     Returns:
         The normalised program.
@@ -46,70 +43,63 @@ def capture(model: nn.Module, inputs: Mapping[str, Any]) -> Program:
     Raises:
         CaptureError: the model cannot be captured; the message shows the line in its code.
     """
-    failures = []
-    for variant in _variants(model, inputs):
-        for ways in _WAYS:
-            try:
-                return from_exported(_export(model, variant, **ways), model)
-            except (CaptureError, InputError):
-                raise
-            except Exception as error:
+    failures: list[Exception] = []
+    for way in ways(model, inputs):
+        try:
+            program = _captured(model, way)
+            accept(program)
+            return program
+        except Exception as error:
+            if way.inputs is inputs:
                 failures.append(error)
-    raise CaptureError(_explain(model, failures[0])) from failures[0]
+    wrong = next((f for f in failures if isinstance(f, CaptureError)), None)
+    raise wrong or CaptureError(_explain(model, failures[0])) from failures[0]
 
 
-def _variants(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Inputs with unambiguous sizes first, then as they are."""
-    unlike = _unlike_sizes(model, inputs)
-    if unlike is not None:
-        yield unlike
-    yield dict(inputs)
+def _captured(model: nn.Module, way: Way) -> Program:
+    prepare = preparation(model, way.inputs)
+    inputs = prepare(way.inputs)
+    program = from_exported(_export(model, inputs, way), model)
+    return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed))
 
 
-def _unlike_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same inputs with prime batch and sequence sizes, so that no two axes can be confused."""
-    tensors = [t for t in pytree.tree_leaves(dict(inputs)) if isinstance(t, torch.Tensor) and t.dim() > 0]
-    batches = {t.shape[0] for t in tensors}
-    if len(batches) != 1 or not tensors:
-        return None
-    taken = {n for p in model.parameters() for n in p.shape} | {n for t in tensors for n in t.shape[1:]}
-    sizes = {(0, batch): next(p for p in _PRIMES if p not in taken) for batch in batches}
-    tokens = {t.shape[1] for t in tensors if t.dim() == 2 and not t.is_floating_point()}
-    for length in sorted(tokens):
-        smaller = [p for p in _PRIMES if p <= length and p not in taken and p not in sizes.values()]
-        sizes[(1, length)] = smaller[-1] if smaller else length
+def _guards(
+    sizes: Callable[[list[Any]], None], inputs: Mapping[str, Any], fixed: frozenset[str]
+) -> Callable[[list[Any]], None]:
+    """The check of sizes, and of the values that the graph is made for."""
+    if not fixed:
+        return sizes
+    names = [name for name, value in inputs.items() for _ in pytree.tree_leaves(value)]
+    wanted = {i: (name, inputs[name]) for i, name in enumerate(names) if name in fixed}
 
-    def resize(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
-            return leaf
-        for axis, size in enumerate(leaf.shape):
-            new = (
-                sizes.get((min(axis, 1), size), size)
-                if axis != 1 or leaf.dim() != 3 or size in tokens
-                else size
-            )
-            if new != size and (axis == 0 or not leaf.is_floating_point() or leaf.dim() != 2):
-                leaf = leaf.index_select(axis, torch.arange(new, device=leaf.device) % size)
-        return leaf
+    def guard(leaves: list[Any]) -> None:
+        sizes(leaves)
+        for i, (name, value) in wanted.items():
+            if not torch.equal(leaves[i].to(value.device), value):
+                raise InputError(
+                    f"input {name!r} has other values than at the capture, and the model reads them into Python; "
+                    "compile the model anew with these inputs"
+                )
 
-    return pytree.tree_map(resize, dict(inputs))
+    return guard
 
 
-def _export(model: nn.Module, inputs: dict[str, Any], strict: bool, deferred: bool) -> ExportedProgram:
+def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgram:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
-        for context in _transformers_patches(model, inputs):
+        for context in _transformers_patches(model):
             stack.enter_context(context)
-        stack.enter_context(_flat_signature(model, inputs))
+        stack.enter_context(_flat_signature(model, inputs, way.fixed))
         stack.enter_context(_no_fast_path())
-        shapes = _dynamic_shapes(inputs)
+        if way.fixed:
+            stack.enter_context(constants_known())
         return torch.export.export(
             model,
             (),
             inputs,
-            dynamic_shapes=shapes,
-            strict=strict,
-            prefer_deferred_runtime_asserts_over_guards=True,
+            dynamic_shapes=_dynamic_shapes(inputs) if way.dynamic else None,
+            strict=way.strict,
+            prefer_deferred_runtime_asserts_over_guards=way.deferred,
         )
 
 
@@ -162,13 +152,20 @@ def _no_fast_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _flat_signature(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Let ``forward`` have just the arguments of this call: ``**kwargs`` cannot be captured."""
+def _flat_signature(
+    model: nn.Module, inputs: Mapping[str, Any], fixed: frozenset[str] = frozenset()
+) -> Iterator[None]:
+    """Let ``forward`` have just the arguments of this call: ``**kwargs`` cannot be captured.
+
+    Inputs named in ``fixed`` become constants of the trace.
+    """
     original = model.forward
     own = "forward" in model.__dict__
+    known = {name: (inputs[name].tolist(), inputs[name].dtype, inputs[name].device) for name in fixed}
 
     def forward(**named: Any) -> Any:
-        args, kwargs = unbind(named)
+        values = {n: torch.tensor(v, dtype=dtype, device=device) for n, (v, dtype, device) in known.items()}
+        args, kwargs = unbind({**named, **values})
         return original(*args, **kwargs)
 
     parameters = [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for k in inputs]
@@ -183,7 +180,7 @@ def _flat_signature(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Non
             del model.forward
 
 
-def _transformers_patches(model: nn.Module, inputs: dict[str, Any]) -> list[Any]:
+def _transformers_patches(model: nn.Module) -> list[Any]:
     """What transformers' own exporter does to make its models traceable, taken from it."""
     try:
         from transformers import PreTrainedModel
@@ -194,8 +191,6 @@ def _transformers_patches(model: nn.Module, inputs: dict[str, Any]) -> list[Any]
     if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
     dynamo.register_cache_pytrees_for_model(model)
-    with torch.no_grad():
-        utils.precompute_export_inputs(model, inputs)
     return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model)]
 
 
@@ -230,8 +225,16 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
     out_spec = exported.call_spec.out_spec
     if out_spec is None:
         raise CaptureError("the exported program does not say how its outputs are structured")
+    state_in = tuple(state_leaves(exported.call_spec.in_spec)) if exported.call_spec.in_spec else ()
     return Program(
-        graph, constants, parameters, out_spec, tuple(n.name for n in placeholders), _guard(placeholders)
+        graph,
+        constants,
+        parameters,
+        out_spec,
+        tuple(n.name for n in placeholders),
+        input_guard(placeholders, state_in),
+        state_in=state_in,
+        state_out=tuple(state_leaves(out_spec)),
     )
 
 
@@ -251,43 +254,6 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     ]:
         result[name] = first.setdefault(id(tensor), name)
     return result
-
-
-def _guard(placeholders: list[fx.Node]) -> Callable[[list[Any]], None]:
-    """A check of flat inputs against the sizes that capture had to fix."""
-    expected = [(n.name, n.meta.get("val")) for n in placeholders]
-
-    def guard(inputs: list[Any]) -> None:
-        sizes: dict[str, int] = {}
-        for (name, want), have in zip(expected, inputs, strict=True):
-            if isinstance(want, torch.Tensor):
-                _check_tensor(name, want, have, sizes)
-            elif (
-                not isinstance(want, (torch.SymInt, torch.SymFloat, torch.SymBool))
-                and want is not None
-                and want != have
-            ):
-                raise InputError(
-                    f"input {name!r} was {want!r} when the model was captured, and is {have!r} now"
-                )
-
-    return guard
-
-
-def _check_tensor(name: str, want: torch.Tensor, have: Any, sizes: dict[str, int]) -> None:
-    if not isinstance(have, torch.Tensor):
-        raise InputError(f"input {name!r} must be a tensor, not {type(have).__name__}")
-    if have.dim() != want.dim():
-        raise InputError(f"input {name!r} must have {want.dim()} axes, not shape {tuple(have.shape)}")
-    for axis, (w, h) in enumerate(zip(want.shape, have.shape, strict=True)):
-        only = static(w)
-        fixed = sizes.setdefault(str(w), int(h)) if only is None else only
-        if fixed != h:
-            why = "another input has" if only is None else "the capture had to fix"
-            raise InputError(
-                f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
-                f"call with that size, or compile the model anew with inputs of the new one (captured with {tuple(hint(n) for n in want.shape)})"
-            )
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.executable import Executable

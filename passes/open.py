@@ -33,15 +33,17 @@ def open_signature(
     shrunk = any(tuple(p.shape) != shapes[n] for n, p in model.named_parameters() if n in shapes)
     on_meta = any(p.is_meta for p in model.parameters())
     for relaxed, mode in enumerate(_modes(model)):
+
+        def accept(program: Program, deterministic: bool = bool(relaxed)) -> None:
+            program.leaves(inputs)
+            if check and not shrunk and not on_meta:
+                check_capture(model, program, inputs, deterministic)
+
         try:
             with mode(), dense_stand_ins(model, shapes):
-                program = capture(model, dict(inputs))
+                return capture(model, dict(inputs), accept)
         except CaptureError as error:
             failure = failure or error
-            continue
-        if check and not shrunk and not on_meta:
-            check_capture(model, program, inputs, deterministic=bool(relaxed))
-        return program
     assert failure is not None
     raise failure
 

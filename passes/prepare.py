@@ -1,0 +1,44 @@
+"""Prepare: what a model computes from its integer inputs in Python, ahead of the graph.
+
+transformers keeps such computations (positions of image patches, lengths of packed sequences) apart for
+its own exporter; they run at every call, outside the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+Prepare = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def preparation(model: nn.Module, inputs: Mapping[str, Any]) -> Prepare:
+    """The function from a call's arguments to those of the graph.
+
+    Args:
+        model: the original module.
+        inputs: one call's arguments by name.
+    """
+
+    def prepare(named: Mapping[str, Any]) -> dict[str, Any]:
+        return _precomputed(model, named)
+
+    full = prepare(inputs)
+    changed = any(value is not inputs.get(name) for name, value in full.items())
+    return prepare if changed else dict
+
+
+def _precomputed(model: nn.Module, named: Mapping[str, Any]) -> dict[str, Any]:
+    full = dict(named)
+    try:
+        from transformers import PreTrainedModel
+        from transformers.exporters import utils
+    except ImportError:
+        return full
+    if any(isinstance(m, PreTrainedModel) for m in model.modules()):
+        with torch.no_grad():
+            utils.precompute_export_inputs(model, full)
+    return full

@@ -1,0 +1,100 @@
+"""Ways: how a call may be captured, from the most general graph to the most special one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+_PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+_SMALL = 64
+_LARGEST_CONSTANT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Way:
+    """One attempt at a capture.
+
+    Attributes:
+        inputs: example inputs by name.
+        dynamic: whether sizes stay symbolic where the model allows it.
+        deferred: sizes that depend on data are asserted at run time instead of guarded.
+        strict: whether Python is analysed as bytecode.
+        fixed: names of integer inputs whose very values the graph is made for.
+    """
+
+    inputs: Mapping[str, Any]
+    dynamic: bool = True
+    deferred: bool = False
+    strict: bool = False
+    fixed: frozenset[str] = field(default_factory=frozenset)
+
+
+def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
+    """All ways to capture one call, the preferred ones first."""
+    unlike = unlike_sizes(model, inputs)
+    if unlike is not None:
+        yield Way(unlike)
+        yield Way(unlike, deferred=True)
+    yield Way(inputs)
+    yield Way(inputs, dynamic=False)
+    for names in _fixable(inputs):
+        yield Way(inputs, dynamic=False, fixed=names)
+    yield Way(inputs, strict=True)
+    yield Way(inputs, dynamic=False, strict=True)
+
+
+def _fixable(inputs: Mapping[str, Any]) -> list[frozenset[str]]:
+    """Integer inputs that Python may read: the small ones (grids, lengths), then all."""
+    integers = {
+        name: value.numel()
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
+    }
+    least = min(integers.values(), default=0)
+    small = frozenset(n for n, count in integers.items() if count <= min(_SMALL, max(least, 8)))
+    return [names for names in dict.fromkeys((small, frozenset(integers))) if names]
+
+
+@contextlib.contextmanager
+def constants_known() -> Iterator[None]:
+    """Follow the values of constant tensors through the trace, so that Python may read them."""
+    with contextlib.ExitStack() as stack:
+        for module in ("torch.fx.experimental.proxy_tensor", "torch._subclasses.fake_tensor"):
+            stack.enter_context(mock.patch(f"{module}.CONSTANT_NUMEL_LIMIT", _LARGEST_CONSTANT))
+        yield
+
+
+def unlike_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The same inputs with prime batch and sequence sizes, so that no two axes can be confused."""
+    tensors = [t for t in pytree.tree_leaves(dict(inputs)) if isinstance(t, torch.Tensor) and t.dim() > 0]
+    batches = {t.shape[0] for t in tensors}
+    if len(batches) != 1 or not tensors:
+        return None
+    taken = {n for p in model.parameters() for n in p.shape} | {n for t in tensors for n in t.shape[1:]}
+    sizes = {(0, batch): next(p for p in _PRIMES if p not in taken) for batch in batches}
+    tokens = {t.shape[1] for t in tensors if t.dim() == 2 and not t.is_floating_point()}
+    for length in sorted(tokens):
+        smaller = [p for p in _PRIMES if p <= length and p not in taken and p not in sizes.values()]
+        sizes[(1, length)] = smaller[-1] if smaller else length
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
+            return leaf
+        for axis, size in enumerate(leaf.shape):
+            new = (
+                sizes.get((min(axis, 1), size), size)
+                if axis != 1 or leaf.dim() != 3 or size in tokens
+                else size
+            )
+            if new != size and (axis == 0 or not leaf.is_floating_point() or leaf.dim() != 2):
+                leaf = leaf.index_select(axis, torch.arange(new, device=leaf.device) % size)
+        return leaf
+
+    return pytree.tree_map(resize, dict(inputs))  # type: ignore[no-any-return]
