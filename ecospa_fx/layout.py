@@ -19,7 +19,7 @@ class Layout:
         dense: sizes before the removal (hints for symbolic ones).
         index: for each axis that shrinks or could, an integer array of the value's rank: along the axis
             itself it has the physical size, along axes that it depends on (other heads keep other
-            dims) their physical sizes, elsewhere 1.
+            dims) their physical sizes, elsewhere 1. An axis comes after those that it depends on.
     """
 
     dense: tuple[int, ...]
@@ -69,7 +69,7 @@ def layout_of(value: Value, dead: Ids) -> Layout:
 
 def _gathered(alive: Ids, axes: frozenset[int], index: Mapping[int, Ids]) -> Ids:
     """``alive`` on the axes that are compacted already."""
-    for axis in sorted(axes & index.keys(), key=lambda a: sum(n > 1 for n in index[a].shape)):
+    for axis in (a for a in index if a in axes):
         at = index[axis]
         if 0 in at.shape:
             raise RewriteError("nothing is left along an axis")

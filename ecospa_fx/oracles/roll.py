@@ -124,7 +124,7 @@ def _permutation(trial: Trial, value: Value, move: Ids) -> Layout | None:
             [n if a in array.axes else 1 for a, n in enumerate(value.shape)],
         )
         want = move[have]
-        for axis in sorted(array.axes & index.keys(), key=lambda a: sum(n > 1 for n in index[a].shape)):
+        for axis in (a for a in index if a in array.axes):
             if any(n > 1 and a not in array.axes for a, n in enumerate(index[axis].shape)):
                 return None
             shape = [

@@ -198,8 +198,8 @@ class Trial(Interpreter):
 
 def restrict(tensor: Tensor, layout: Layout) -> Tensor:
     """The entries of a dense tensor that a layout names."""
-    for axis in sorted(layout.index, key=lambda a: sum(n > 1 for n in layout.index[a].shape)):
-        at = torch.from_numpy(np.ascontiguousarray(layout.index[axis]))
+    for axis, index in layout.index.items():
+        at = torch.from_numpy(np.ascontiguousarray(index))
         shape = [n if a == axis else m for a, (n, m) in enumerate(zip(at.shape, tensor.shape, strict=True))]
         tensor = tensor.take_along_dim(at.expand(shape), axis)
     return tensor

@@ -80,10 +80,25 @@ def view(call: Call) -> Arrays:
     rank = out.rank
     parts = groups(x.shape, out.shape)
     for ins, _ in parts:
+        if len(ins) > 1:
+            arrays = _nested(call, arrays, frozenset(ins))
         for array in arrays:
             _agree_if_crossed(call, arrays, array, ins)
     moved = [(_regroup(a, x.shape, out.shape, parts, rank), a) for a in arrays]
     return _absorb(call, moved)
+
+
+def _nested(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
+    """Of the arrays on axes that are merged, those stay that lie inside the one over most axes."""
+    inside = [a for a in arrays if a.axes & merged]
+    finest = min(inside, key=_fineness, default=None)
+    others = [a for a in inside if finest is not None and not a.axes <= finest.axes]
+    call.pin(others, "two independent removals would meet on one flattened axis")
+    return tuple(a for a in arrays if a not in others)
+
+
+def _fineness(array: LabelArray) -> tuple[int, list[int]]:
+    return -len(array.axes), sorted(array.axes)
 
 
 def _agree_if_crossed(call: Call, arrays: Arrays, array: LabelArray, ins: Sequence[int]) -> None:
@@ -111,7 +126,7 @@ def _regroup(
 
 
 def _absorb(call: Call, moved: list[tuple[LabelArray, LabelArray]]) -> Arrays:
-    """One array per set of axes: the finest stays, coarser ones imply it, independent ones are pinned."""
+    """One array per set of axes: the finest stays, coarser ones imply it."""
     table: dict[frozenset[int], list[tuple[LabelArray, LabelArray]]] = {}
     for new, old in moved:
         if new.axes:
@@ -122,13 +137,9 @@ def _absorb(call: Call, moved: list[tuple[LabelArray, LabelArray]]) -> Arrays:
 
 
 def _finest(call: Call, entries: list[tuple[LabelArray, LabelArray]]) -> LabelArray:
-    entries = sorted(entries, key=lambda e: (-len(e[1].axes), sorted(e[1].axes)))
-    (best, origin), *others = entries
-    for new, old in others:
-        if old.axes <= origin.axes:
-            call.space.imply(new.ids, best.ids)
-        else:
-            call.pin([old], "two independent removals would meet on one flattened axis")
+    (best, _), *others = sorted(entries, key=lambda e: _fineness(e[1]))
+    for new, _ in others:
+        call.space.imply(new.ids, best.ids)
     return best
 
 
