@@ -105,9 +105,16 @@ def writes_through_views(graph: fx.Graph) -> bool:
     return any(_shared_target(n) for n in graph.nodes if n.op == "call_function")
 
 
-def _shared_target(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Whether an operator changes the values of its first argument in place."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:
+    if not isinstance(target, torch._ops.OpOverload) or not node.args:
+        return False
+    return target._schema.is_mutable and target is not torch.ops.aten.detach_.default
+
+
+def _shared_target(node: fx.Node) -> bool:
+    if not writes(node):
         return False
     written = node.args[0]
     if not isinstance(written, fx.Node) or written.op == "placeholder":

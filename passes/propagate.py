@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
+from ecospa_fx.passes.normalise import writes
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Arrays, Call, nature_of
@@ -217,14 +218,10 @@ def _is_multiple(node: fx.Node) -> bool:
 
 def _mutates_a_view(node: fx.Node) -> bool:
     """Whether an in-place operator changes what others still read."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:
+    if not writes(node):
         return False
     first = node.args[0]
     return isinstance(first, fx.Node) and len(first.users) > 1
-
-
-_FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')
 
 
 def source_line(node: fx.Node) -> str:
