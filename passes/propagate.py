@@ -224,6 +224,9 @@ def _mutates_a_view(node: fx.Node) -> bool:
     return isinstance(first, fx.Node) and len(first.users) > 1
 
 
+_FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')
+
+
 def source_line(node: fx.Node) -> str:
     """The user's own line: the innermost frame of the capture outside torch, as ``file:line: code``."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
