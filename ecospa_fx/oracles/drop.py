@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ecospa_fx.errors import RewriteError, VerifyError
-from ecospa_fx.labels import Ids, Value
+from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import layout_of
 from ecospa_fx.oracles.trial import Trial, require_equal, restrict
 from ecospa_fx.passes.rewrite import rewrite
@@ -98,9 +98,9 @@ def _is_box(trial: Trial, dead: Ids) -> bool:
 
 
 def _compare_drop(trial: Trial, dead: Ids, rng: np.random.Generator) -> None:
-    wide = [_masked(t, v, dead, rng).requires_grad_(t.is_floating_point()) for t, v in _pairs(trial)]
+    wide = [_masked(t, v, dead, rng).requires_grad_(_learns(t, v)) for t, v in _pairs(trial)]
     small = [restrict(w.detach(), layout_of(v, dead)) for w, v in zip(wide, trial.given, strict=True)]
-    small = [s.clone().requires_grad_(s.is_floating_point()) for s in small]
+    small = [s.clone().requires_grad_(w.requires_grad) for s, w in zip(small, wide, strict=True)]
     expected = trial.results(wide)
     got = _run(trial, dead, small)
     what = f"without {_described(trial, dead)}"
@@ -119,6 +119,11 @@ def _compare_drop(trial: Trial, dead: Ids, rng: np.random.Generator) -> None:
 
 def _pairs(trial: Trial) -> Iterator[tuple[Tensor, Value]]:
     return zip(trial.tensors, trial.given, strict=True)
+
+
+def _learns(tensor: Tensor, value: Value) -> bool:
+    """Whether a gradient is asked of an operand; of buffers it is not."""
+    return tensor.is_floating_point() and value.nature > Nature.CONSTANT
 
 
 def _masked(tensor: Tensor, value: Value, dead: Ids, rng: np.random.Generator) -> Tensor:

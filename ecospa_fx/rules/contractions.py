@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ecospa_fx.labels import LabelArray, Tag, Value
+from ecospa_fx.labels import LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import both, contract, meet
 from ecospa_fx.rules.registry import rule
@@ -94,43 +94,3 @@ def embedding(call: Call) -> Arrays:
     call.pin(indices.arrays, "used as indices")
     arrays = [a for a in weight.arrays if 0 not in a.axes]
     return tuple(LabelArray(a.ids.reshape((1,) * indices.rank + a.ids.shape[1:]), a.zero) for a in arrays)
-
-
-@rule(
-    "aten.conv1d.default",
-    "aten.conv2d.default",
-    "aten.conv3d.default",
-    "aten.conv1d.padding",
-    "aten.conv2d.padding",
-    "aten.conv3d.padding",
-)
-def conv(call: Call) -> Arrays:
-    """Dense convolution: input and output channels are a product, positions carry no labels."""
-    x, w = call.value("input"), call.value("weight")
-    spatial = w.rank - 2
-    call.pin(
-        (a for a in x.arrays if a.axes & set(range(x.rank - spatial, x.rank))),
-        "mixed by a convolution's window",
-    )
-    call.pin((a for a in w.arrays if a.axes & set(range(2, w.rank))), "a convolution's window")
-    if call.get("groups", 1) != 1:
-        call.pin((*x.on(x.rank - spatial - 1), *w.arrays), "a grouped convolution")
-        return ()
-    flat_x = replace(
-        x, arrays=tuple(a for a in x.arrays if not a.axes & set(range(x.rank - spatial, x.rank)))
-    )
-    flat_w = replace(w, arrays=tuple(a for a in w.arrays if a.axes <= {0, 1}))
-    call.tag((*flat_x.arrays, *flat_w.arrays), Tag.CONV)
-    window = "xyz"[:spatial]
-    shape_out = "uvw"[:spatial]
-    spec = f"...i{window},oi{shape_out}->...o{window}"
-    arrays = contract(
-        call, spec, ("input", _no_window(flat_x, spatial)), ("weight", _no_window(flat_w, spatial))
-    )
-    return plus(call, arrays, "bias", (call.out.rank - spatial - 1,))
-
-
-def _no_window(value: Value, spatial: int) -> Value:
-    """``value`` with size 1 at the window's axes, which nothing may align."""
-    keep = value.rank - spatial
-    return replace(value, shape=(*value.shape[:keep], *(1,) * spatial))

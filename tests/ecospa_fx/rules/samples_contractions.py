@@ -1,4 +1,4 @@
-"""Sample calls of sums of products: linear layers, matrix products, convolutions, attention."""
+"""Sample calls of sums of products: linear layers, matrix products, attention."""
 
 from ecospa_fx.testing import activation, constant, index, sample, truth, weight
 
@@ -8,7 +8,6 @@ K = activation(2, 6, 11, 5, on=[(1, 3)])
 V = activation(2, 6, 11, 4, on=[(1, 3)])
 ONE_K = activation(2, 3, 11, 5, on=[(1, 3)])
 ONE_V = activation(2, 3, 11, 4, on=[(1, 3)])
-IMAGE = activation(2, 5, 9, 8, on=1)
 
 MATMUL = (
     sample(X, weight(5, 4)),
@@ -36,21 +35,6 @@ ATTENTION = (
     sample(activation(2, 6, 7, 5, on=3), activation(2, 6, 11, 5, on=3), activation(2, 6, 11, 4, on=3)),
     sample(Q, activation(2, 6, 11, 5), activation(2, 6, 11, 4), frozen=True),
 )
-
-
-def convolutions(rank: int) -> tuple:
-    """The same calls for one, two and three spatial axes."""
-    window, size = (3, 2, 1)[:rank], (9, 8, 4)[:rank]
-    x, w = activation(2, 5, *size, on=1), weight(4, 5, *window)
-    grouped = weight(6, 1, *window)
-    return (
-        sample(x, w),
-        sample(x, w, weight(4)),
-        sample(activation(5, *size, on=0), w, weight(4)),
-        sample(activation(2, 5, *size), w, weight(4)),
-        sample(activation(2, 5, *size, on=2), w),
-        sample(activation(2, 6, *size, on=1), grouped, groups=6, frozen=True),
-    )
 
 
 SAMPLES = {
@@ -99,14 +83,6 @@ SAMPLES = {
     "aten.embedding.default": (
         sample(weight(9, 5), index(2, 7, high=9)),
         sample(weight(9, 5), index(7, high=9), 3),
-    ),
-    "aten.conv1d.default": convolutions(1),
-    "aten.conv2d.default": convolutions(2),
-    "aten.conv3d.default": convolutions(3),
-    "aten.conv1d.padding": (sample(activation(2, 5, 9, on=1), weight(4, 5, 3), weight(4), [1], "same"),),
-    "aten.conv2d.padding": (sample(IMAGE, weight(4, 5, 3, 3), weight(4), [1, 1], "same"),),
-    "aten.conv3d.padding": (
-        sample(activation(2, 5, 6, 4, 3, on=1), weight(4, 5, 3, 3, 1), weight(4), [1, 1, 1], "same"),
     ),
     "aten.scaled_dot_product_attention.default": ATTENTION,
     "aten.softmax.int": (

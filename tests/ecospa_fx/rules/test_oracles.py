@@ -5,20 +5,30 @@ import pytest
 from ecospa_fx.rules import TABLE
 from ecospa_fx.testing import Sample, prove
 from tests.ecospa_fx.rules import (
+    samples_channels,
+    samples_complexes,
     samples_contractions,
+    samples_convolutions,
     samples_creation,
+    samples_indexing,
     samples_layout,
     samples_pointwise,
     samples_reductions,
+    samples_windows,
     samples_writes,
 )
 
 FAMILIES = (
+    samples_channels,
+    samples_complexes,
     samples_contractions,
+    samples_convolutions,
     samples_creation,
+    samples_indexing,
     samples_layout,
     samples_pointwise,
     samples_reductions,
+    samples_windows,
     samples_writes,
 )
 SAMPLES: dict[str, tuple[Sample, ...]] = {k: v for family in FAMILIES for k, v in family.SAMPLES.items()}

@@ -1,0 +1,29 @@
+"""Sample calls of norms whose statistics belong to channels."""
+
+from ecospa_fx.testing import activation, constant, sample, weight
+
+X = activation(2, 6, 7, on=1)
+SHIFTED = activation(2, 6, 7, on=1, zero=False)
+MEAN, SPREAD = constant(6), constant(6, low=0.5)
+
+SAMPLES = {
+    "aten.batch_norm.default": (
+        sample(X, weight(6), weight(6), MEAN, SPREAD, False, 0.1, 1e-5, True),
+        sample(SHIFTED, weight(6), weight(6), MEAN, SPREAD, False, 0.1, 1e-5, True),
+        sample(X, None, None, MEAN, SPREAD, False, 0.1, 1e-5, True),
+        sample(activation(2, 6, 4, 3, on=1), weight(6), None, MEAN, SPREAD, False, 0.1, 1e-5, True),
+        sample(X, weight(6), weight(6), MEAN, SPREAD, True, 0.1, 1e-5, True, frozen=True),
+    ),
+    "aten.group_norm.default": (
+        sample(X, 6, weight(6), weight(6)),
+        sample(activation(2, 6, 4, 3, on=1), 6, weight(6), weight(6)),
+        sample(SHIFTED, 6, weight(6), weight(6)),
+        sample(X, 6),
+        sample(X, 2, weight(6), weight(6), frozen=True),
+        sample(activation(2, 6, 7, on=2), 6, frozen=True),
+    ),
+    "aten._weight_norm.default": (
+        sample(weight(4, 5, 3), weight(1, 1, 3), 2),
+        sample(weight(4, 5), weight(4, 1), 0),
+    ),
+}
