@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.passes.ways import Way, constants_known, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
+
 
 def capture(
     model: nn.Module, inputs: Mapping[str, Any], accept: Callable[[Program], None] = lambda _: None
@@ -45,6 +46,8 @@ def capture(
     """
     failures: list[Exception] = []
     for way in ways(model, inputs):
+        if way.idle(failures[-1] if failures else None):
+            continue
         try:
             program = _captured(model, way)
             accept(program)

@@ -6,6 +6,7 @@ its own exporter; they run at every call, outside the graph.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,4 +42,18 @@ def _precomputed(model: nn.Module, named: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(m, PreTrainedModel) for m in model.modules()):
         with torch.no_grad():
             utils.precompute_export_inputs(model, full)
+            _add_positions(model, full)
     return full
+
+
+def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:
+    """Positions on several axes, where a part of the model works them out from tokens and grids."""
+    if (
+        full.get("position_ids") is not None
+        or "position_ids" not in inspect.signature(model.forward).parameters
+    ):
+        return
+    index = next((m.get_rope_index for m in model.modules() if hasattr(m, "get_rope_index")), None)
+    if index is not None:
+        accepted = inspect.signature(index).parameters
+        full["position_ids"] = index(**{k: full[k] for k in accepted if k in full})[0]

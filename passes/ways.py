@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _SMALL = 64
+_VALUES = ("data-dependent", "data is not allocated", ".item()", "is not a constant", "_local_scalar_dense")
 _LARGEST_CONSTANT = 1 << 20
 
 
@@ -35,6 +36,20 @@ class Way:
     strict: bool = False
     fixed: frozenset[str] = field(default_factory=frozenset)
 
+    def idle(self, failure: Exception | None) -> bool:
+        """Whether it could not help against what stopped the way before.
+
+        Values that Python reads can only be fixed; and nothing else is helped by fixing them.
+        """
+        if failure is None:
+            return False
+        return reads_values(failure) != bool(self.fixed)
+
+
+def reads_values(failure: Exception) -> bool:
+    """Whether a capture failed because Python needs the values of a tensor."""
+    return any(hint in str(failure) for hint in _VALUES)
+
 
 def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     """All ways to capture one call, the preferred ones first."""
@@ -43,15 +58,17 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
         yield Way(unlike)
         yield Way(unlike, deferred=True)
     yield Way(inputs)
+    small, everything = _fixable(inputs)
+    yield Way(inputs, fixed=small)
     yield Way(inputs, dynamic=False)
-    for names in _fixable(inputs):
-        yield Way(inputs, dynamic=False, fixed=names)
+    yield Way(inputs, dynamic=False, fixed=small)
+    yield Way(inputs, dynamic=False, fixed=everything)
     yield Way(inputs, strict=True)
     yield Way(inputs, dynamic=False, strict=True)
 
 
-def _fixable(inputs: Mapping[str, Any]) -> list[frozenset[str]]:
-    """Integer inputs that Python may read: the small ones (grids, lengths), then all."""
+def _fixable(inputs: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Integer inputs that Python may read: the small ones (grids, lengths), and all."""
     integers = {
         name: value.numel()
         for name, value in inputs.items()
@@ -59,7 +76,7 @@ def _fixable(inputs: Mapping[str, Any]) -> list[frozenset[str]]:
     }
     least = min(integers.values(), default=0)
     small = frozenset(n for n, count in integers.items() if count <= min(_SMALL, max(least, 8)))
-    return [names for names in dict.fromkeys((small, frozenset(integers))) if names]
+    return small, frozenset(integers)
 
 
 @contextlib.contextmanager
