@@ -10,6 +10,7 @@ others have (*implication*), one must stay (*pin*). :meth:`LabelSpace.resolve` t
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -170,6 +171,7 @@ class LabelSpace:
     _fine: list[Ids] = field(default_factory=list)
     _pins: list[tuple[Ids, int]] = field(default_factory=list)
     _tags: list[tuple[Ids, Tag]] = field(default_factory=list)
+    _slots: list[tuple[int, int]] = field(default_factory=list)
 
     def fresh(self, shape: Sequence[int]) -> Ids:
         """New labels in an array of ``shape``."""
@@ -177,6 +179,19 @@ class LabelSpace:
         ids = np.arange(self.size, self.size + count).reshape(shape)
         self.size += count
         return ids
+
+    def slots(self, shape: Sequence[int]) -> Ids:
+        """New labels for outer indices, which own no parameter entry."""
+        ids = self.fresh(shape)
+        if ids.size:
+            self._slots.append((int(ids.flat[0]), self.size))
+            self.tag(ids, Tag.SLOT)
+        return ids
+
+    def is_slot(self, ids: Ids) -> bool:
+        """Whether labels were made by :meth:`slots`, told by the first of them."""
+        at = bisect_right(self._slots, (int(ids.flat[0]), self.size + 1)) - 1
+        return at >= 0 and int(ids.flat[0]) < self._slots[at][1]
 
     def union(self, a: Ids, b: Ids) -> None:
         """Labels at the same place, after broadcasting, die together."""

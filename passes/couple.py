@@ -79,8 +79,9 @@ class _Builder:
         self.owned = [np.unique(axis.components) for axis in self.axes]
         self.tags = self._tags()
         self.units = self._units()
-        self.slot = self._slots()
-        self.group = self._groups()
+        owners = self._owners()
+        self.slot = self._slots(owners)
+        self.group = self._numbered(owners, self.slot)
         self.rows = list(_rows(analysis))
         self.profile = self._profiles()
         self.segment = self._segments()
@@ -109,26 +110,27 @@ class _Builder:
         units[self.partition.coarse] = False
         return units
 
-    def _slots(self) -> Ids:
-        """The head of each component: the finest outer index that holds more than one unit."""
-        slot = np.full(self.partition.num_components, -1)
-        coarse, fine = self.partition.coarse, self.partition.fine
-        keep = self.units[fine] & ((self.partition.tags[coarse] & Tag.SLOT) > 0)
-        coarse, fine = coarse[keep], fine[keep]
-        size = np.bincount(coarse, minlength=len(slot))
-        order = np.argsort(-size[coarse], kind="stable")
-        coarse, fine = coarse[order], fine[order]
-        several = size[coarse] > 1
-        slot[fine[several]] = coarse[several]
-        return slot
-
-    def _groups(self) -> Ids:
-        """A number for each unit: units with the same owners and the same head share it."""
+    def _owners(self) -> Ids:
+        """A number for each unit: units of one kind with the same owners share it."""
         signature = np.zeros(self.partition.num_components, np.int64)
         for owned, salt in zip(self.owned, _hashes(self.rng, len(self.axes)), strict=True):
             signature[owned] += salt
         kinds = self.tags & int(Tag.RESIDUAL | Tag.DOT | Tag.VALUE | Tag.CONV | Tag.NONLINEAR)
-        return self._numbered(signature, self.slot, kinds)
+        return self._numbered(signature, kinds)
+
+    def _slots(self, owners: Ids) -> Ids:
+        """The head of each unit: the outer index that it shares with the fewest units of its owners."""
+        slot = np.full(self.partition.num_components, -1)
+        coarse, fine = self.partition.coarse, self.partition.fine
+        keep = self.units[fine] & ((self.partition.tags[coarse] & Tag.SLOT) > 0)
+        coarse, fine = coarse[keep], fine[keep]
+        cells = coarse * (int(owners.max(initial=0)) + 1) + owners[fine]
+        _, cell, counts = np.unique(cells, return_inverse=True, return_counts=True)
+        size = counts[cell]
+        order = np.argsort(-size, kind="stable")
+        order = order[size[order] > 1]
+        slot[fine[order]] = coarse[order]
+        return slot
 
     def _numbered(self, *keys: Ids) -> Ids:
         """Number the distinct combinations of keys over units; -1 elsewhere."""

@@ -15,6 +15,7 @@ _ASSERTIONS = (
     "sym_constrain_range",
     "_functional_assert",
 )
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 def normalise(module: fx.GraphModule) -> fx.Graph:
@@ -48,6 +49,8 @@ def normalise(module: fx.GraphModule) -> fx.Graph:
 def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     copied = graph.node_copy(node, lambda n: env[n])
     copied.meta = dict(node.meta)
+    if node.target in _VIEWS:
+        copied.target = torch.ops.aten.reshape.default  # strides may change with the sizes
     return copied
 
 

@@ -122,7 +122,8 @@ def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Par
     """The ranges that ``user`` takes along ``axis``, if that is what it does."""
     name, args = target_name(user), named_arguments(user, lambda n: n)
     source = user.args[0].meta["val"] if user.args and isinstance(user.args[0], fx.Node) else None  # type: ignore[union-attr]
-    if not isinstance(source, torch.Tensor) or args.get("dim", 0) % source.dim() != axis:
+    dim = args.get("dim", 0)
+    if not isinstance(source, torch.Tensor) or not isinstance(dim, int) or dim % source.dim() != axis:
         return
     size = hint(source.shape[axis])
     if name == "aten.select.int":

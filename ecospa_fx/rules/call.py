@@ -106,9 +106,7 @@ class Call:
 
     def slots(self, shape: Sequence[int], zero: bool) -> LabelArray:
         """Fresh labels for outer indices; they own no parameter entry."""
-        array = LabelArray(self.space.fresh(shape), zero)
-        self.tag([array], Tag.SLOT)
-        return array
+        return LabelArray(self.space.slots(shape), zero)
 
 
 def lift(arrays: Iterable[LabelArray], rank: int, axes: Sequence[int]) -> Arrays:

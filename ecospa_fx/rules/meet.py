@@ -50,7 +50,7 @@ def meet(
         if axes in gathered:
             continue
         first = next(iter(table[axes].values()))
-        flags = [i in table[axes] and table[axes][i].zero for i in range(len(operands))]
+        flags = [_vanishes(table, axes, i, loose[i]) for i in range(len(operands))]
         result.append(LabelArray(first.ids, zero(flags)))
     joint = Value(tuple(shape), (False,) * rank, tuple(result), nature_of(v for _, v, _ in operands))
     named = tuple((name, axes) for name, _, axes in operands if name)
@@ -59,12 +59,28 @@ def meet(
     return tuple(result)
 
 
+def _zero_at(table: Table, axes: frozenset[int], i: int, loose: bool) -> bool:
+    """Whether operand ``i`` is zero wherever an entry over ``axes`` is dead."""
+    if i in table[axes]:
+        return table[axes][i].zero
+    united = (c for c in table if c < axes and i in table[c] and not any(j in table[c] for j in table[axes]))
+    return not loose and any(table[c][i].zero for c in united)
+
+
 def _gathered_at_use(table: Table, loose: Sequence[bool]) -> set[frozenset[int]]:
     """Axes along which only gathered operands carry labels, inside a finer array of another operand."""
     bare = {c for c, entries in table.items() if all(loose[i] for i in entries)}
     return {
         c for c in bare if any(c < other and not table[c].keys() & table[other].keys() for other in table)
     }
+
+
+def _vanishes(table: Table, axes: frozenset[int], i: int, loose: bool) -> bool:
+    """Whether operand ``i`` is zero where labels over ``axes``, or nested ones united with them, are dead."""
+    if i in table[axes]:
+        return table[axes][i].zero
+    united = (c for c in table if (c < axes or axes < c) and not table[c].keys() & table[axes].keys())
+    return not loose and any(i in table[c] and table[c][i].zero for c in united)
 
 
 def _unite(call: Call, table: Table, axes: frozenset[int]) -> None:
@@ -84,7 +100,7 @@ def _freeze_unlabelled(call: Call, table: Table, axes: frozenset[int], i: int, s
 def _relate(call: Call, table: Table, axes: frozenset[int], loose: Sequence[bool]) -> None:
     """Facts between arrays over ``axes`` and arrays of other operands over other, overlapping axes."""
     for other in table:
-        if other == axes or not other & axes:
+        if other == axes or not other & axes or _share_outer(table, axes, other):
             continue
         strangers = [i for i in table[other] if i not in table[axes]]
         if any(j in table[other] for j in table[axes]):
@@ -93,12 +109,17 @@ def _relate(call: Call, table: Table, axes: frozenset[int], loose: Sequence[bool
             for fine in table[axes].values():
                 coarse = table[other][i]
                 if not other < axes:
-                    if not axes < other:
+                    if not axes < other and not any(axes | other <= third for third in table):
                         call.pin((fine, coarse), "labels over crossing axes meet")
                 elif loose[i]:
                     call.space.imply(coarse.ids, fine.ids)
                 else:
                     call.space.union(coarse.ids, fine.ids)
+
+
+def _share_outer(table: Table, axes: frozenset[int], other: frozenset[int]) -> bool:
+    """Whether two arrays cross only in outer axes that have labels of their own (heads, for instance)."""
+    return not axes < other and not other < axes and axes & other in table
 
 
 def both(flags: Sequence[bool]) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ecospa_fx.rules.site import Site
 
 Group = tuple[list[int], list[int]]
+Moved = tuple[LabelArray, LabelArray]  # an array under the output's axes, and as it was
 
 
 def groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
@@ -25,21 +26,36 @@ def groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
     >>> groups((2, 5, 12), (10, 3, 4))
     [([0, 1], [0]), ([2], [1, 2])]
     """
+    head, i, j = _leading(before, after)
+    if i == len(before) and j == len(after):
+        return head
+    # A size that depends on data: what lies behind it is matched from the right.
+    tail, k, m = _leading(before[i:][::-1], after[j:][::-1])
+    n_before, n_after = len(before), len(after)
+    middle = (list(range(i, n_before - k)), list(range(j, n_after - m)))
+    mirrored = [
+        ([n_before - 1 - a for a in ins[::-1]], [n_after - 1 - a for a in outs[::-1]]) for ins, outs in tail
+    ]
+    return [*head, middle, *mirrored[::-1]]
+
+
+def _leading(before: Sequence[int], after: Sequence[int]) -> tuple[list[Group], int, int]:
+    """Groups from the left as far as products agree, and how many axes they take."""
     result: list[Group] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        ins, outs = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(ins), j + len(outs)
+        ins, outs = list(range(i, min(i + 1, len(before)))), list(range(j, min(j + 1, len(after))))
         left, right = _product(before, ins), _product(after, outs)
         while left != right:
-            if left < right:
-                ins.append(i)
-                i, left = i + 1, left * before[i]
-            else:
-                outs.append(j)
-                j, right = j + 1, right * after[j]
+            grow, sizes = (ins, before) if left < right else (outs, after)
+            following = (grow[-1] if grow else len(sizes) - 1) + 1
+            if following >= len(sizes):
+                return result, i, j
+            grow.append(following)
+            left, right = _product(before, ins), _product(after, outs)
         result.append((ins, outs))
-    return result
+        i, j = i + len(ins), j + len(outs)
+    return result, i, j
 
 
 def _product(sizes: Sequence[int], axes: Sequence[int]) -> int:
@@ -77,28 +93,33 @@ def view(call: Call) -> Arrays:
     if 0 in x.shape:
         return ()
     arrays = x.arrays
-    rank = out.rank
     parts = groups(x.shape, out.shape)
-    for ins, _ in parts:
-        if len(ins) > 1:
-            arrays = _nested(call, arrays, frozenset(ins))
+    for ins, outs in parts:
+        if _product(x.shape, ins) != _product(out.shape, outs):
+            call.pin((a for a in arrays if a.axes & set(ins)), "viewed under sizes that depend on data")
+            arrays = tuple(a for a in arrays if not a.axes & set(ins))
         for array in arrays:
             _agree_if_crossed(call, arrays, array, ins)
-    moved = [(_regroup(a, x.shape, out.shape, parts, rank), a) for a in arrays]
-    return _absorb(call, moved)
+        if len(ins) > 1:
+            arrays = _finest(call, arrays, frozenset(ins))
+    moved = tuple(_regroup(a, x.shape, out.shape, parts) for a in arrays)
+    call.pin((a for a in moved if not a.axes), "an axis without extent")
+    return tuple(a for a in moved if a.axes)
 
 
-def _nested(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
-    """Of the arrays on axes that are merged, those stay that lie inside the one over most axes."""
+def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
+    """Of the arrays on axes that are merged, the one over most of them speaks for those inside it."""
     inside = [a for a in arrays if a.axes & merged]
-    finest = min(inside, key=_fineness, default=None)
-    others = [a for a in inside if finest is not None and not a.axes <= finest.axes]
-    call.pin(others, "two independent removals would meet on one flattened axis")
-    return tuple(a for a in arrays if a not in others)
-
-
-def _fineness(array: LabelArray) -> tuple[int, list[int]]:
-    return -len(array.axes), sorted(array.axes)
+    if not inside:
+        return arrays
+    finest = min(inside, key=lambda a: (-len(a.axes & merged), call.space.is_slot(a.ids), -len(a.axes), sorted(a.axes)))
+    together = finest.axes & merged
+    outside = [a for a in inside if not a.axes & merged <= together]
+    call.pin(outside, "two independent removals would meet on one flattened axis")
+    coarse = [a for a in inside if a.axes < finest.axes and a.axes & merged < together]
+    for array in coarse:
+        call.space.imply(array.ids, finest.ids)
+    return tuple(a for a in arrays if a not in outside and a not in coarse)
 
 
 def _agree_if_crossed(call: Call, arrays: Arrays, array: LabelArray, ins: Sequence[int]) -> None:
@@ -112,7 +133,7 @@ def _agree_if_crossed(call: Call, arrays: Arrays, array: LabelArray, ins: Sequen
 
 
 def _regroup(
-    array: LabelArray, before: Sequence[int], after: Sequence[int], parts: list[Group], rank: int
+    array: LabelArray, before: Sequence[int], after: Sequence[int], parts: list[Group]
 ) -> LabelArray:
     """The label array under the output's axes."""
     ids, shape = array.ids, []
@@ -123,24 +144,6 @@ def _regroup(
             full[a] = before[a] if labelled else 1
         shape += [after[a] if labelled else 1 for a in outs]
     return reduced(LabelArray(np.broadcast_to(ids, full).reshape(shape), array.zero))
-
-
-def _absorb(call: Call, moved: list[tuple[LabelArray, LabelArray]]) -> Arrays:
-    """One array per set of axes: the finest stays, coarser ones imply it."""
-    table: dict[frozenset[int], list[tuple[LabelArray, LabelArray]]] = {}
-    for new, old in moved:
-        if new.axes:
-            table.setdefault(new.axes, []).append((new, old))
-        else:
-            call.pin([old], "an axis without extent")
-    return tuple(_finest(call, entries) for entries in table.values())
-
-
-def _finest(call: Call, entries: list[tuple[LabelArray, LabelArray]]) -> LabelArray:
-    (best, _), *others = sorted(entries, key=lambda e: _fineness(e[1]))
-    for new, _ in others:
-        call.space.imply(new.ids, best.ids)
-    return best
 
 
 def with_slots(call: Call, arrays: Arrays) -> Arrays:
