@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -126,16 +127,16 @@ def _mirror(tree: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Capture warns about many things that its result is checked for anyway."""
+    """Capture warns of much that its result is checked for, and prints failures that are reported anyway."""
     loggers = [
-        logging.getLogger(n)
-        for n in ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes")
+        logging.getLogger(f"torch.{n}")
+        for n in ("export", "_export", "fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")
     ]
     levels = [log.level for log in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for log in loggers:
-            log.setLevel(logging.ERROR)
+            log.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
