@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from ecospa_fx import ops
+
 _ASSERTIONS = (
     "_assert_tensor_metadata",
     "_assert_scalar",
@@ -49,6 +51,8 @@ def normalise(module: fx.GraphModule) -> fx.Graph:
 def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     copied = graph.node_copy(node, lambda n: env[n])
     copied.meta = dict(node.meta)
+    if node.target is torch.ops.aten.copy.default:
+        copied.target, copied.args = ops.overwrite, copied.args[:2]
     if node.target in _VIEWS:
         copied.target = torch.ops.aten.reshape.default  # strides may change with the sizes
     return copied

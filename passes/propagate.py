@@ -14,6 +14,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from ecospa_fx import ops
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
 from ecospa_fx.passes.normalise import writes
@@ -187,7 +188,7 @@ def target_name(node: fx.Node) -> str:
 
 def named_arguments(node: fx.Node, lookup: Any) -> dict[str, Any]:
     """Arguments by schema name; nodes go through ``lookup``."""
-    target = node.target
+    target = ops.STANDS_FOR.get(node.target, node.target)  # type: ignore[call-overload]
     names = [a.name for a in target._schema.arguments] if isinstance(target, torch._ops.OpOverload) else []
     names += [f"arg{i}" for i in range(len(names), len(node.args))]
     args = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
