@@ -180,10 +180,8 @@ def _listed(flows: Arrays | list[Arrays], call: Call) -> list[Arrays]:
 
 def target_name(node: fx.Node) -> str:
     """Name under which the rule table knows the node's operator."""
-    target = node.target
-    return (
-        str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
-    )
+    target = ops.STANDS_FOR.get(node.target, node.target)  # type: ignore[call-overload]
+    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
 def named_arguments(node: fx.Node, lookup: Any) -> dict[str, Any]:
