@@ -12,7 +12,7 @@ import numpy as np
 
 from ecospa_fx.census import Census
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.errors import PlanError
+from ecospa_fx.errors import GradientError, PlanError
 from ecospa_fx.labels import Ids, Partition
 from ecospa_fx.ladder import Ladder, build_ladder, weakest_first
 from ecospa_fx.passes.allocate import order
@@ -46,6 +46,8 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
 
     Raises:
         PlanError: the target is malformed or out of reach, or the settings do not fit the model.
+        GradientError: the allocation needs the importance of couples, and there is none.
+        CoupleError: the model has no couples.
     """
     settings = settings or PlanSettings()
     census = Census(graph, partition, removal, settings.kinds)
@@ -56,8 +58,9 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
     dead = census.dead
     if target < start:
         if settings.allocation == "ecospa" and importance is None:
-            raise PlanError(
-                "the allocation 'ecospa' needs the Fisher importance of the couples: pass gradients"
+            raise GradientError(
+                "the allocation 'ecospa' needs the Fisher importance of the couples (Eq. 6): call backward() "
+                "first or pass grads, or take allocation='uniform'"
             )
         strength = importance if importance is not None else _totals(census, unit_scores)
         dead = _Planner(census, limits, unit_scores, strength, settings).run(target, ratio, outside)
