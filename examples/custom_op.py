@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import ecospa_fx
+from ecospa_fx.labels import Tag
 from ecospa_fx.rules import rule
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.pointwise import through
@@ -53,6 +54,9 @@ def main() -> None:
     @rule("shop.squared_relu.default")
     def flow(call: Call) -> Arrays:
         """Entry by entry, and zero stays zero: the labels of `x` go through as they are."""
+        call.tag(
+            call.value("x").arrays, Tag.NONLINEAR
+        )  # couples across an activation function are called "ffn"
         return through(call, "x")
 
     print(prove("shop.squared_relu.default", sample(torch.randn(3, 5))))

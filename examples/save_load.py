@@ -1,4 +1,4 @@
-"""Save a model that was made smaller, load it into a fresh one, and go on from there."""
+"""A plan as JSON, a smaller model on disk, and going on from there."""
 
 import tempfile
 from pathlib import Path
@@ -18,15 +18,20 @@ def main() -> None:
     x = torch.randn(7, 24)
     compiled = ecospa_fx.compile(network(), args=(x,))
     compiled(x).square().mean().backward()
-    compiled.sparsify(ratio=0.5)
+
+    plan = compiled.plan(ratio=0.5)
+    print(plan)
+    again = ecospa_fx.Plan.from_json(plan.to_json())
+    print("same plan:", again == plan)
+    compiled.apply(again)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "half"
         compiled.save(path)
-        print(*sorted(file.name for file in path.rglob("*")), sep=", ")
+        print("saved:", *sorted(file.name for file in path.rglob("*")))
         loaded = ecospa_fx.load(path, network())
-
     print("same output:", torch.equal(loaded(x), compiled(x)))
+
     loaded(x).square().mean().backward()
     print(loaded.sparsify(ratio=0.5))
 

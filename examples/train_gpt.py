@@ -50,6 +50,7 @@ def comparison(dense: Run, sparse: SparseRun, corpus: Corpus, settings: Settings
     """Measure both runs; the timed steps come last, because they go on training."""
     runs = dense, sparse
     table = Table("", "dense", "sparse", "sparse / dense")
+    table.caption = "Training memory: parameters, gradients and moments."
 
     def row(name: str, form: str, values: Sequence[float]) -> None:
         table.add_row(name, *(form.format(value) for value in values), f"{values[1] / values[0]:.2f}")
@@ -61,7 +62,8 @@ def comparison(dense: Run, sparse: SparseRun, corpus: Corpus, settings: Settings
         "{:.2f}",
         [perplexity(r.model, corpus.held_out, settings.context) for r in runs],
     )
-    row("parameters, gradients and moments, MB", "{:.1f}", [run.megabytes for run in runs])
+    row("training memory, peak, MB", "{:.1f}", [run.peak for run in runs])
+    row("training memory, end, MB", "{:.1f}", [run.megabytes for run in runs])
     inputs, targets = next(batches(corpus.train, settings.batch, settings.context, 1, seed=0))
     steps = [partial(run.step, inputs, targets) for run in runs]
     seconds = alternating_medians(steps, settings.timed_steps)

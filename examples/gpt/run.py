@@ -15,6 +15,7 @@ class Run:
     def __init__(self, model: nn.Module, steps: int) -> None:
         self.model = model
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1)
+        self.peak = 0.0
         warmup = max(1, steps // 20)
 
         def rate(step: int) -> float:
@@ -29,6 +30,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
+        self.peak = max(self.peak, self.megabytes)
 
     def read_gradients(self) -> None:
         """Called in each step, before the gradients are clipped."""
@@ -43,6 +45,7 @@ class Run:
 
     @property
     def megabytes(self) -> float:
+        """Megabytes of parameters, gradients and moments as they are now."""
         return training_bytes(self.model, self.optimizer) / 1e6
 
 
@@ -55,13 +58,15 @@ class SparseRun(Run):
     def __init__(self, model: nn.Module, steps: int, ratio: float, rounds: int) -> None:
         self.compiled = ecospa_fx.compile(model)
         super().__init__(self.compiled, steps)
-        self.rounds = {steps // 5 + steps * 2 * r // (5 * max(1, rounds - 1)) for r in range(rounds)}
-        self.ratio_a_round = 1 - (1 - ratio) ** (1 / len(self.rounds))
+        rounds = max(1, min(rounds, 2 * steps // 5))
+        self.rounds = [steps // 5 + steps * 2 * r // (5 * max(1, rounds - 1)) for r in range(rounds)]
+        self.ratio_a_round = 1 - (1 - ratio) ** (1 / rounds)
         self.fisher = ecospa_fx.FisherAccumulator(self.compiled)
         self.reports: list[ecospa_fx.SparsifyReport] = []
 
     def read_gradients(self) -> None:
-        self.fisher.update()
+        if len(self.reports) < len(self.rounds):
+            self.fisher.update()
 
     def after(self, step: int) -> str | None:
         if step not in self.rounds:
@@ -69,10 +74,9 @@ class SparseRun(Run):
         before = self.megabytes
         report = self.compiled.sparsify(self.fisher, ratio=self.ratio_a_round, optimizer=self.optimizer)
         self.reports.append(report)
-        self.fisher = ecospa_fx.FisherAccumulator(self.compiled)
         return (
             f"step {step}: {report.params_before:,} -> {report.params_after:,} parameters, "
-            f"{before:.1f} -> {self.megabytes:.1f} MB of parameters, gradients and moments"
+            f"{before:.1f} -> {self.megabytes:.1f} MB of training memory"
         )
 
     @property
