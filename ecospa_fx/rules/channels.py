@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ecospa_fx.labels import LabelArray, Value
+from ecospa_fx.labels import Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import Operand, meet
 from ecospa_fx.rules.registry import rule
+from ecospa_fx.rules.windows import spared
 
 if TYPE_CHECKING:
     from ecospa_fx.rules.site import Site
@@ -33,42 +34,41 @@ def _affine(call: Call, arrays: Arrays, others: tuple[str, ...]) -> Arrays:
 
 @rule("aten.batch_norm.default")
 def batch_norm(call: Call) -> Arrays:
-    """With running statistics every channel is scaled and shifted by itself."""
+    """Every channel is scaled and shifted by itself; statistics of the batch need all other axes."""
     x = call.value("input")
-    if call.get("training"):
-        call.pin(x.arrays, "statistics of the batch are kept for this axis; call the model in eval mode")
-        call.pin((a for n in ("weight", "bias") for a in _arrays(call, n)), "scales a frozen axis")
+    if not call.get("training"):
+        return _affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias"))
+    if isinstance(call.get("running_mean"), Value):
+        call.pin(
+            (a for v in call.values() for a in v.arrays),
+            "running statistics are kept for this axis; call the model in evaluation mode",
+        )
         return ()
-    return _affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias"))
+    axes = [0, *range(2, x.rank)]
+    return _affine(call, spared(call, x, axes, "normalised along this axis"), ("weight", "bias"))
 
 
-def _arrays(call: Call, name: str) -> Arrays:
-    value = call.get(name)
-    return value.arrays if isinstance(value, Value) else ()
+def _fewer_groups(site: Site) -> None:
+    """As many groups as are left whole."""
+    channels, groups = site.operand("input").shape[1], site.args["num_groups"]
+    site.set("num_groups", site.layout("input").shape[1] * groups // channels)
 
 
-def _one_group_each(site: Site) -> None:
-    """As many groups as channels, before and after."""
-    if site.operand("input").shape[1] == site.args["num_groups"]:
-        site.set("num_groups", site.layout("input").shape[1])
-
-
-@rule("aten.group_norm.default", rewrite=_one_group_each)
+@rule("aten.group_norm.default", rewrite=_fewer_groups)
 def group_norm(call: Call) -> Arrays:
-    """Only where every channel is its own group can channels go."""
-    x = call.value("input")
-    alone = x.shape[1] == call.args["num_groups"]
-    stays = [a for a in x.arrays if a.axes & set(range(2, x.rank)) or (1 in a.axes and not alone)]
-    call.pin(stays, "normalised together with the rest of its group")
-    if not alone:
-        call.pin((*_arrays(call, "weight"), *_arrays(call, "bias")), "scales a frozen axis")
-        return tuple(LabelArray(a.ids, False) for a in x.arrays if a not in stays)
-    return _affine(call, tuple(a for a in x.arrays if a not in stays), ("weight", "bias"))
+    """The channels of a group go together, and the group with them (Wu and He, 2018)."""
+    x, groups = call.value("input"), call.args["num_groups"]
+    arrays = spared(call, x, range(2, x.rank), "normalised along this axis")
+    for array in arrays:
+        if 1 in array.axes:
+            rows = array.ids.reshape(array.ids.shape[0], groups, -1, *array.ids.shape[2:])
+            call.space.union(rows, rows[:, :, :1])
+    return _affine(call, arrays, ("weight", "bias"))
 
 
 @rule("aten._weight_norm.default")
 def weight_norm(call: Call) -> Arrays:
-    """``g * v / |v|``, one norm per index of an axis (Salimans and Kingma, 2016); a dead norm would be zero."""
+    """``g * v / |v|``, one norm per index of an axis (Salimans and Kingma, 2016)."""
     v, g = call.value("v"), call.value("g")
     axis = int(call.get("dim", 0)) % v.rank
     call.pin((*v.on(axis), *g.on(axis)), "its norm would become zero")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,19 +130,12 @@ def _copies(call: Call, x: Value, axis: int, new: int) -> Arrays:
     return (call.slots([out.shape[axis] if a == axis else 1 for a in range(out.rank)], zero=False),)
 
 
-@rule("aten.expand_as.default", "aten.view_as.default", "aten.reshape_as.default")
+@rule("aten.expand_as.default")
 def like_other(call: Call) -> Arrays:
-    """The size comes from another tensor: only unlabelled axes may follow it."""
-    x, other = call.value("self"), call.value("other")
-    if "expand" in call.target:
-        ranks = call.out.rank - x.rank
-        lifted = [
-            ("self", x, tuple(range(ranks, call.out.rank))),
-            ("other", other, tuple(range(call.out.rank))),
-        ]
-        return meet(call, call.out.shape, lifted, lambda f: f[0])
-    call.pin((*x.arrays, *other.arrays), "takes its shape from another tensor")
-    return ()
+    """The sizes come from another tensor, which the result meets."""
+    x, other, rank = call.value("self"), call.value("other"), call.out.rank
+    aligned = [("self", x, tuple(range(rank - x.rank, rank))), ("other", other, tuple(range(rank)))]
+    return meet(call, call.out.shape, aligned, lambda f: f[0])
 
 
 @rule("aten.slice.Tensor", "aten.narrow.default")
@@ -184,9 +178,7 @@ def split(call: Call) -> list[Arrays]:
     """Consecutive ranges of one axis."""
     axis = call.axis()
     bounds = np.cumsum([0, *(o.shape[axis] for o in call.outputs)])
-    return [
-        pick(call, axis, np.arange(a, b), i) for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False))
-    ]
+    return [pick(call, axis, np.arange(a, b), i) for i, (a, b) in enumerate(pairwise(bounds))]
 
 
 @rule("aten.flip.default")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ecospa_fx.labels import LabelArray
 from ecospa_fx.rules.call import Arrays, Call
@@ -107,12 +108,30 @@ def view(call: Call) -> Arrays:
     return tuple(a for a in moved if a.axes)
 
 
+def _physical(site: Site) -> None:
+    """The sizes that are left, instead of those of another tensor."""
+    layout, out = site.layout_out(), site.call.out
+    sizes = [
+        site.emit(torch.ops.aten.sym_size.int, site.node("other"), a) if out.symbolic[a] else layout.shape[a]
+        for a in range(out.rank)
+    ]
+    site.result = site.emit(torch.ops.aten.reshape.default, site.node("self"), sizes)
+
+
+@rule("aten.view_as.default", "aten.reshape_as.default", rewrite=_physical)
+def view_as(call: Call) -> Arrays:
+    """A view whose sizes are those of another tensor."""
+    return view(call)
+
+
 def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
     """Of the arrays on axes that are merged, the one over most of them speaks for those inside it."""
     inside = [a for a in arrays if a.axes & merged]
     if not inside:
         return arrays
-    finest = min(inside, key=lambda a: (-len(a.axes & merged), call.space.is_slot(a.ids), -len(a.axes), sorted(a.axes)))
+    finest = min(
+        inside, key=lambda a: (-len(a.axes & merged), call.space.is_slot(a.ids), -len(a.axes), sorted(a.axes))
+    )
     together = finest.axes & merged
     outside = [a for a in inside if not a.axes & merged <= together]
     call.pin(outside, "two independent removals would meet on one flattened axis")

@@ -13,13 +13,16 @@ SAMPLES = {
         sample(X, None, None, MEAN, SPREAD, False, 0.1, 1e-5, True),
         sample(activation(2, 6, 4, 3, on=1), weight(6), None, MEAN, SPREAD, False, 0.1, 1e-5, True),
         sample(X, weight(6), weight(6), MEAN, SPREAD, True, 0.1, 1e-5, True, frozen=True),
+        sample(X, None, None, None, None, True, 0.1, 1e-5, True),
+        sample(activation(2, 6, 7, on=2), None, None, None, None, True, 0.1, 1e-5, True, frozen=True),
     ),
     "aten.group_norm.default": (
         sample(X, 6, weight(6), weight(6)),
         sample(activation(2, 6, 4, 3, on=1), 6, weight(6), weight(6)),
         sample(SHIFTED, 6, weight(6), weight(6)),
         sample(X, 6),
-        sample(X, 2, weight(6), weight(6), frozen=True),
+        sample(X, 3, weight(6), weight(6), rolls=False),
+        sample(activation(2, 12, 3, on=1), 4, rolls=False),
         sample(activation(2, 6, 7, on=2), 6, frozen=True),
     ),
     "aten._weight_norm.default": (

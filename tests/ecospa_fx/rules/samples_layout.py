@@ -77,8 +77,8 @@ SAMPLES = {
         sample(ONES, activation(2, 4, 7, 1), frozen=True),
         sample(weight(5), activation(3, 5, on=1)),
     ),
-    "aten.view_as.default": (sample(X, activation(2, 7, 6), frozen=True),),
-    "aten.reshape_as.default": (sample(X, activation(2, 7, 3, 2, on=2), frozen=True),),
+    "aten.view_as.default": (sample(X, activation(2, 7, 6)),),
+    "aten.reshape_as.default": (sample(X, activation(2, 7, 3, 2, on=2)), sample(X, activation(14, 6))),
     "aten.slice.Tensor": (
         sample(X, 2, 1, 5),
         sample(X, 2, -3, 99),
