@@ -119,7 +119,9 @@ class CompiledModel(nn.Module):
         memo[id(self)] = twin
         for key, mine in self._signatures.items():
             program = mine.program
-            signature = Signature(mine.inputs, program, Executable(program.graph, program.constants, twin), mine._coupled)
+            signature = Signature(
+                mine.inputs, program, Executable(program.graph, program.constants, twin), mine._coupled
+            )
             if self.removal.removed:
                 signature.executable = twin._shrunk(signature, self.removal)
             twin._signatures[key] = signature
@@ -212,9 +214,18 @@ class CompiledModel(nn.Module):
                 module.training = training
             self.training = self.source.training
 
-    def sparsify(self, grads: Gradients = None, ratio: float | None = None, *, target_params: int | None = None,
-                 optimizer: Optimizer | Iterable[Optimizer] | None = None, score: str | Score | ScoreFunction | None = None,
-                 calibration: Iterable[Any] | None = None, seed: int = 0, **settings: Any) -> SparsifyReport:  # fmt: skip
+    def sparsify(
+        self,
+        grads: Gradients = None,
+        ratio: float | None = None,
+        *,
+        target_params: int | None = None,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        score: str | Score | ScoreFunction | None = None,
+        calibration: Iterable[Any] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> SparsifyReport:
         """Remove a part of the parameters that couples hold, in place, as a transaction.
 
         Args:
@@ -236,14 +247,29 @@ class CompiledModel(nn.Module):
             EcoSpaError: bad input, or a target out of reach. Model and optimizer are then as they were.
         """
         started = time.perf_counter()
-        plan = self.plan(grads, ratio, target_params=target_params, score=score, calibration=calibration,
-                         seed=seed, **settings)  # fmt: skip
+        plan = self.plan(
+            grads,
+            ratio,
+            target_params=target_params,
+            score=score,
+            calibration=calibration,
+            seed=seed,
+            **settings,
+        )
         self.apply(plan, optimizer)
         return SparsifyReport.of(plan, time.perf_counter() - started)
 
-    def plan(self, grads: Gradients = None, ratio: float | None = None, *, target_params: int | None = None,
-             score: str | Score | ScoreFunction | None = None, calibration: Iterable[Any] | None = None,
-             seed: int = 0, **settings: Any) -> Plan:  # fmt: skip
+    def plan(
+        self,
+        grads: Gradients = None,
+        ratio: float | None = None,
+        *,
+        target_params: int | None = None,
+        score: str | Score | ScoreFunction | None = None,
+        calibration: Iterable[Any] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Plan:
         """What :meth:`sparsify` would remove, as data: print it, save it, :meth:`apply` it later."""
         try:
             chosen = PlanSettings(**settings)
@@ -259,8 +285,16 @@ class CompiledModel(nn.Module):
         if score is None:
             has_gradients = grads is not None or any(p.grad is not None for p in parameters.values())
             score = default_score(has_gradients, activations is not None)
-        return choose(present, grads, score, chosen, ratio=ratio, target_params=target_params,
-                      activations=activations, seed=seed)  # fmt: skip
+        return choose(
+            present,
+            grads,
+            score,
+            chosen,
+            ratio=ratio,
+            target_params=target_params,
+            activations=activations,
+            seed=seed,
+        )
 
     def _calibrated(self, batches: Iterable[Any]) -> ActivationStatistics:
         result = Calibration(self.couplings)
@@ -274,7 +308,7 @@ class CompiledModel(nn.Module):
         return result.result()
 
     def _shrunk(self, signature: Signature, removal: Removal) -> Executable:
-        graph, analysis = signature.coupled
+        analysis = signature.coupled[1]
         written = rewrite(analysis, dead_labels(analysis, removal))
         return Executable(written.graph, {**signature.program.constants, **written.constants}, self)
 
@@ -309,7 +343,8 @@ class CompiledModel(nn.Module):
         for name, axes in removal.removed.items():
             if removal.shapes[name] != self._shapes.get(name):
                 raise PlanError(
-                    f"the plan is for {name} of shape {removal.shapes[name]}, the model has {self._shapes.get(name)}"
+                    f"the plan is for {name} of shape {removal.shapes[name]}, "
+                    f"the model has {self._shapes.get(name)}"
                 )
             for axis in axes:
                 if (
@@ -338,8 +373,13 @@ def _example(model: nn.Module) -> str:
     return ", ".join(names) or "x"
 
 
-def compile(model: nn.Module | ExportedProgram, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
-            *, check: bool = True) -> CompiledModel:  # fmt: skip
+def compile(
+    model: nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    check: bool = True,
+) -> CompiledModel:
     """Compile a model so that it can become smaller.
 
     Args:

@@ -53,5 +53,6 @@ def _check_tensor(name: str, want: torch.Tensor, have: Any, sizes: dict[str, int
             why = "another input has" if only is None else "the capture had to fix"
             raise InputError(
                 f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
-                f"call with that size, or compile the model anew with inputs of the new one (captured with {tuple(hint(n) for n in want.shape)})"
+                "call with that size, or compile the model anew with inputs of the new one "
+                f"(captured with {tuple(hint(n) for n in want.shape)})"
             )

@@ -256,5 +256,6 @@ def _condense(component: Ids, coarse: Ids, fine: Ids) -> tuple[Ids, Ids, Ids]:
     up, down = edges // count, edges % count
     graph = coo_array((np.ones(len(up), np.int8), (up, down)), shape=(count, count))
     strong = np.asarray(connected_components(graph, directed=True, connection="strong")[1], np.int64)
-    loop = strong[up] == strong[down]
-    return strong[component], strong[up[~loop]], strong[down[~loop]]
+    edges = np.unique(strong[up] * count + strong[down])
+    up, down = edges // count, edges % count
+    return strong[component], up[up != down], down[up != down]

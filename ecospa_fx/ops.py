@@ -77,5 +77,5 @@ def overwrite(self: Tensor, src: Tensor) -> Tensor:
     return src.to(self.dtype).expand(self.shape)
 
 
-STANDS_FOR = {overwrite: torch.ops.aten.copy.default}
+STANDS_FOR: dict[object, torch._ops.OpOverload] = {overwrite: torch.ops.aten.copy.default}
 """Functions that take the place of an operator, with the same arguments and the same rule."""

@@ -51,6 +51,7 @@ class Program:
         self.guard(flat)
         return flat
 
+
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """Labels of every node of a program, and what follows from them.

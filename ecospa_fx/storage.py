@@ -49,17 +49,26 @@ def load_removal(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Rem
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise LoadError(f"{file} is of format {data.get('format')!r} version {data.get('version')!r}, not {FORMAT!r} {VERSION}")
+            raise LoadError(
+                f"{file} is of format {data.get('format')!r} version {data.get('version')!r}, "
+                f"not {FORMAT!r} {VERSION}"
+            )
         removal = Removal.from_dict(data)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PlanError) as error:
         raise LoadError(f"{file} is malformed: {error}") from error
-    wrong = [f"{n}: saved from {list(s)}, the model has {list(shapes.get(n, ()))}" for n, s in removal.shapes.items() if shapes.get(n) != s]
+    wrong = [
+        f"{n}: saved from {list(s)}, the model has {list(shapes.get(n, ()))}"
+        for n, s in removal.shapes.items()
+        if shapes.get(n) != s
+    ]
     if wrong:
         raise LoadError("the files were made from another model: " + "; ".join(wrong[:8]))
     return removal
 
 
-def load_tensors(path: str | Path, expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, torch.Tensor]:
+def load_tensors(
+    path: str | Path, expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> dict[str, torch.Tensor]:
     """Read tensors whose names, shapes and dtypes are known beforehand.
 
     Raises:

@@ -81,8 +81,8 @@ def _guards(
         for i, (name, value) in wanted.items():
             if not torch.equal(leaves[i].to(value.device), value):
                 raise InputError(
-                    f"input {name!r} has other values than at the capture, and the model reads them into Python; "
-                    "compile the model anew with these inputs"
+                    f"input {name!r} has other values than at the capture, and the model reads them "
+                    "into Python; compile the model anew with these inputs"
                 )
 
     return guard
@@ -174,12 +174,12 @@ def _flat_signature(
 
     parameters = [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for k in inputs]
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     try:
         yield
     finally:
         if own:
-            model.forward = original  # type: ignore[method-assign]
+            model.forward = original
         else:
             del model.forward
 
@@ -194,7 +194,7 @@ def _transformers_patches(model: nn.Module) -> list[Any]:
         return []
     if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
-    dynamo.register_cache_pytrees_for_model(model)
+    dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
     return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model)]
 
 
@@ -272,8 +272,8 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 def _remedy(text: str) -> str:
     hints = {
-        "data-dependent": "a Python branch or size depends on the values of a tensor: use torch.where, torch.cond or "
-        "a mask there, or torch._check to state what always holds",
+        "data-dependent": "a Python branch or size depends on the values of a tensor: use torch.where, "
+        "torch.cond or a mask there, or torch._check to state what always holds",
         ".item()": "a tensor's value is read into Python: keep it a tensor",
         "unexpected keyword": "the inputs do not match forward()",
         "missing": "the inputs do not match forward()",

@@ -138,7 +138,9 @@ class _Builder:
         salts = _hashes(np.random.default_rng(len(keys)), len(keys)) | 1
         mixed = np.zeros(int(self.units.sum()), np.int64)
         for key, salt in zip(keys, salts, strict=True):
-            mixed = mixed * 31 + key[self.units] * salt  # wraps around: a hash, and sorting one column is fast
+            mixed = (
+                mixed * 31 + key[self.units] * salt
+            )  # wraps around: a hash, and sorting one column is fast
         number[self.units] = np.unique(mixed, return_inverse=True)[1]
         return number
 
@@ -170,11 +172,12 @@ class _Builder:
     def _profile_salts(self) -> Ids:
         """Equal numbers for interchangeable units, whatever their head; 1 for what never goes."""
         number = self._numbered(self.profile)
-        return np.concatenate([_hashes(self.rng, int(number.max(initial=0)) + 1), [1]])[number]
+        salts = np.concatenate([_hashes(self.rng, int(number.max(initial=0)) + 1), [1]])
+        return np.asarray(salts[number])
 
     def _partial(self, rows: _Rows, sizes: Ids) -> bool:
         """Whether some row holds only a part of a segment."""
-        count, width = rows.components.shape
+        count = len(rows.components)
         number = np.arange(count)[:, None] * self.partition.num_components
         pairs = np.unique((rows.components + number)[self.units[rows.components]])
         row, unit = np.divmod(pairs, self.partition.num_components)

@@ -32,6 +32,7 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
                 torn.append(name)
     if torn or (components & (partition.pin >= 0)).any():
         raise PlanError(
-            f"this call of the model ties more entries together than the plan removes: {', '.join(dict.fromkeys(torn))[:300]}"
+            "this call of the model ties more entries together than the plan removes: "
+            f"{', '.join(dict.fromkeys(torn))[:300]}"
         )
-    return components[partition.component]
+    return np.asarray(components[partition.component])

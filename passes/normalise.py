@@ -71,7 +71,7 @@ def _is_impure(node: fx.Node) -> bool:
 def _region(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
     """The submodule that a higher-order operator runs once, if ``node`` is one that can be inlined."""
     target = node.target
-    if not isinstance(target, torch._ops.HigherOrderOperator) or "wrap_with" not in target.name():
+    if not isinstance(target, torch._ops.HigherOrderOperator) or "wrap_with" not in str(target):
         return None
     inner = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"]
     return getattr(module, str(inner[0].target)) if inner else None
@@ -86,10 +86,10 @@ def _inline(graph: fx.Graph, node: fx.Node, region: fx.GraphModule, env: dict[fx
     )
     inner: dict[fx.Node, Any] = {}
     inputs = iter(operands)
-    result: object = None
+    result: Any = None
     for sub in normalise(region).nodes:
         if sub.op == "placeholder":
-            inner[sub] = env[next(inputs)]  # type: ignore[index,arg-type]
+            inner[sub] = env[next(inputs)]  # type: ignore[index]
         elif sub.op == "output":
             result = fx.map_arg(sub.args[0], lambda n: inner[n])
         else:

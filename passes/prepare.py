@@ -53,7 +53,7 @@ def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:
         or "position_ids" not in inspect.signature(model.forward).parameters
     ):
         return
-    index = next((m.get_rope_index for m in model.modules() if hasattr(m, "get_rope_index")), None)
+    index: Any = next((m.get_rope_index for m in model.modules() if hasattr(m, "get_rope_index")), None)
     if index is not None:
         accepted = inspect.signature(index).parameters
         full["position_ids"] = index(**{k: full[k] for k in accepted if k in full})[0]

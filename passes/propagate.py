@@ -40,6 +40,8 @@ def propagate(program: Program) -> Analysis:
 
 
 class Interpreter:
+    """Runs the rules of a program's operators on label arrays, node by node."""
+
     def __init__(self, program: Program) -> None:
         self.program = program
         self.space = LabelSpace()
@@ -49,6 +51,7 @@ class Interpreter:
         self.unknown: Counter[str] = Counter()
 
     def run(self) -> Analysis:
+        """Visit every node, then resolve what was found."""
         for node in self.program.graph.nodes:
             getattr(self, f"_{node.op}")(node)
         partition = self.space.resolve()
@@ -144,7 +147,8 @@ class Interpreter:
             )
             if not fits:
                 raise AnalysisError(
-                    f"rule of {call.target} gave labels {array.ids.shape} for a value {out.shape} ({call.source})"
+                    f"rule of {call.target} gave labels {array.ids.shape} for a value {out.shape} "
+                    f"({call.source})"
                 )
         return with_slots(call, arrays)
 
@@ -180,13 +184,15 @@ def _listed(flows: Arrays | list[Arrays], call: Call) -> list[Arrays]:
 
 def target_name(node: fx.Node) -> str:
     """Name under which the rule table knows the node's operator."""
-    target = ops.STANDS_FOR.get(node.target, node.target)  # type: ignore[call-overload]
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    target = ops.STANDS_FOR.get(node.target, node.target)
+    return (
+        str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    )
 
 
 def named_arguments(node: fx.Node, lookup: Any) -> dict[str, Any]:
     """Arguments by schema name; nodes go through ``lookup``."""
-    target = ops.STANDS_FOR.get(node.target, node.target)  # type: ignore[call-overload]
+    target = ops.STANDS_FOR.get(node.target, node.target)
     names = [a.name for a in target._schema.arguments] if isinstance(target, torch._ops.OpOverload) else []
     names += [f"arg{i}" for i in range(len(names), len(node.args))]
     args = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)

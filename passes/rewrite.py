@@ -137,7 +137,7 @@ class _Rewriter:
             return
         have = lift_ids(self.layout(value).at(axis), rank, axes)
         want = joint.at(place)
-        if np.array_equal(*np.broadcast_arrays(have, want)) if _compatible(have, want) else False:
+        if _same(have, want):
             return
         if not join.gather or value.nature >= Nature.ACTIVATION:
             raise RewriteError(f"operand {name!r} does not line up with what it meets")
@@ -149,7 +149,7 @@ class _Rewriter:
         node, rank = site.node(name), at.ndim
         if at.size == at.shape[place]:
             axis = axes.index(place)
-            key = ("take", node, axis, at.tobytes())
+            key: tuple[Any, ...] = ("take", node, axis, at.tobytes())
             flat = at.reshape([-1 if i == axis else 1 for i in range(len(axes))])
             taken = self._once(key, lambda: site.take(node, axis, flat))
         else:
@@ -195,7 +195,8 @@ class _Rewriter:
         value = site.operand(pick.operand)
         if pick.drop:
             return pick.source.reshape([1] * value.rank)
-        return pick.source[self.layout(site.call.outputs[pick.output]).at(pick.axis)]
+        wanted: Ids = pick.source[self.layout(site.call.outputs[pick.output]).at(pick.axis)]
+        return wanted
 
     def _plain_pick(self, site: Site, pick: Pick) -> fx.Node:
         rank = site.operand(pick.operand).rank
@@ -215,5 +216,6 @@ class _Rewriter:
         return self._known[key]
 
 
-def _compatible(a: Ids, b: Ids) -> bool:
-    return all(n == m or 1 in (n, m) for n, m in zip(a.shape, b.shape, strict=True))
+def _same(a: Ids, b: Ids) -> bool:
+    fits = all(n == m or 1 in (n, m) for n, m in zip(a.shape, b.shape, strict=True))
+    return fits and bool((a == b).all())

@@ -107,21 +107,21 @@ def _moved(user: fx.Node, axis: int) -> int | None:
         return axis
     if name == "aten.transpose.int":
         a, b = args["dim0"] % rank, args["dim1"] % rank
-        return {a: b, b: a}.get(axis, axis)
+        return int({a: b, b: a}.get(axis, axis))
     if name == "aten.permute.default":
-        return [d % rank for d in args["dims"]].index(axis)
+        return [int(d) % rank for d in args["dims"]].index(axis)
     if name == "aten.unsqueeze.default":
-        return axis + (args["dim"] % (rank + 1) <= axis)
+        return axis + int(args["dim"] % (rank + 1) <= axis)
     if name == "aten.squeeze.dim" and args["dim"] % rank != axis:
         gone = hint(user.args[0].meta["val"].shape[args["dim"]]) == 1
-        return axis - (gone and args["dim"] % rank < axis)
+        return axis - int(gone and args["dim"] % rank < axis)
     return None
 
 
 def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Part]:
     """The ranges that ``user`` takes along ``axis``, if that is what it does."""
     name, args = target_name(user), named_arguments(user, lambda n: n)
-    source = user.args[0].meta["val"] if user.args and isinstance(user.args[0], fx.Node) else None  # type: ignore[union-attr]
+    source = user.args[0].meta["val"] if user.args and isinstance(user.args[0], fx.Node) else None
     dim = args.get("dim", 0)
     if not isinstance(source, torch.Tensor) or not isinstance(dim, int) or dim % source.dim() != axis:
         return
@@ -132,7 +132,12 @@ def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Par
     elif name == "aten.slice.Tensor" and args.get("step", 1) == 1 and source.dim() > 1:
         start, stop, _ = slice(args.get("start"), args.get("end")).indices(size)
         yield _Part(path, axis, start, stop, user, False)
-    elif name in ("aten.unbind.int", "aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default"):
+    elif name in (
+        "aten.unbind.int",
+        "aten.chunk.default",
+        "aten.split.Tensor",
+        "aten.split_with_sizes.default",
+    ):
         start = 0
         for i, piece in enumerate(user.meta["val"]):
             width = 1 if "unbind" in name else hint(piece.shape[axis])
@@ -144,7 +149,7 @@ def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Par
 
 def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     """Take the range before the view, then do again what was done on the way."""
-    after = [n if static(n) is None else static(n) for n in view.meta["val"].shape]
+    after: list[Any] = [n if static(n) is None else static(n) for n in view.meta["val"].shape]
     lead, inner = after[:axis], after[axis + 1 :]
     outs = next(o for _, o in groups(_sizes(_source(view)), _sizes(view)) if axis in o)
     block = prod(int(after[a]) for a in outs if a > axis)
@@ -164,7 +169,9 @@ def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
 
 def _symbols(graph: fx.Graph, view: fx.Node, sizes: list[Any]) -> list[Any]:
     """Symbolic sizes as nodes: read from the tensor that is viewed, or from the view's own arguments."""
-    given = {str(n.meta["val"]): n for n in view.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)}
+    given = {
+        str(n.meta["val"]): n for n in view.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)
+    }
     shape = [str(s) for s in _source(view).meta["val"].shape]
     result: list[Any] = []
     for size in sizes:
@@ -181,5 +188,7 @@ def _call(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any
     """A new node with the metadata of ``like`` and the value that its own operator gives."""
     node = graph.call_function(target, args, kwargs)
     node.meta = {k: v for k, v in like.meta.items() if k != "val"}
-    node.meta["val"] = target(*fx.map_arg(args, lambda n: n.meta["val"]), **fx.map_arg(kwargs, lambda n: n.meta["val"]))
+    node.meta["val"] = target(
+        *fx.map_arg(args, lambda n: n.meta["val"]), **fx.map_arg(kwargs, lambda n: n.meta["val"])
+    )
     return node

@@ -64,8 +64,12 @@ def _gradients(
     return {n: g for n, g in zip(active, found, strict=True) if g is not None}
 
 
-def _difference(outputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
-                gradients: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> Difference:  # fmt: skip
+def _difference(
+    outputs: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor],
+    gradients: Mapping[str, torch.Tensor],
+    reference: Mapping[str, torch.Tensor],
+) -> Difference:
     if len(outputs) != len(expected):
         return Difference(float("inf"), float("inf"))
     absolute, relative = largest(list(zip(expected, outputs, strict=True)))

@@ -121,6 +121,7 @@ def positions(have: Ids, want: Ids, axis: int) -> Ids:
     Args:
         have: dense indices along the axis, the same for every row (1 elsewhere).
         want: dense indices, of the same rank, possibly different from row to row.
+        axis: the axis.
 
     Raises:
         RewriteError: an index is not there, or ``have`` differs from row to row.
@@ -132,7 +133,7 @@ def positions(have: Ids, want: Ids, axis: int) -> Ids:
         return _row_positions(have, want, axis)
     line = have.ravel()
     order = np.argsort(line, kind="stable")
-    found = order[np.clip(np.searchsorted(line[order], want), 0, len(line) - 1)]
+    found: Ids = order[np.clip(np.searchsorted(line[order], want), 0, len(line) - 1)]
     if (line[found] != want).any():
         raise RewriteError("an entry is needed that has been removed")
     return found
@@ -149,7 +150,7 @@ def _row_positions(have: Ids, want: Ids, axis: int) -> Ids:
     if not equal.any(-1).all():
         raise RewriteError("an entry is needed that has been removed")
     found = np.moveaxis(equal.argmax(-1), -1, axis)
-    head = found
+    head: Ids = found
     for a in range(found.ndim):
         if a != axis and (head == head.take([0], a)).all():
             head = head.take([0], a)

@@ -127,9 +127,9 @@ def _together(call: Call, arrays: Arrays, axis: int, count: int) -> Arrays:
     def move(ids: Ids) -> Ids:
         if ids.shape[axis] == 1:
             return ids
-        rows = ids.reshape(*ids.shape[:axis], -1, count, *ids.shape[axis + 1 :])
+        rows: Ids = ids.reshape(*ids.shape[:axis], -1, count, *ids.shape[axis + 1 :])
         call.space.union(rows, rows.take([0], axis + 1))
-        return rows.take(0, axis + 1)
+        return np.asarray(rows.take(0, axis + 1))
 
     return rearrange(arrays, move)
 

@@ -636,4 +636,5 @@ def test_gradients_follow_a_later_change_of_dtype() -> None:
     prepare({"weight": layer.weight}, {"weight": ParameterCut(kept, (3, 3))}, []).commit()
     layer.double()
     (gradient,) = torch.autograd.grad((layer.weight / 3).sum(), layer.weight)
-    assert gradient.dtype == torch.float64 and gradient[0, 0].item() == 1 / 3
+    assert gradient.dtype == torch.float64
+    assert gradient[0, 0].item() == 1 / 3
