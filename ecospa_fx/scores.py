@@ -251,3 +251,10 @@ def activation(context: ScoreContext) -> Ids:
     measured = np.zeros(len(context.graph.couples) + 1, bool)
     measured[context.graph.couple_of[scores > 0]] = True
     return np.where(measured[context.graph.couple_of], scores, magnitude(context))
+
+
+def default_score(has_gradients: bool, has_activations: bool) -> str:
+    """The best score that the data at hand allows, by measurement (docs/scores.md)."""
+    if has_activations:
+        return "activation"
+    return "taylor" if has_gradients else "l1_product"

@@ -90,6 +90,10 @@ def _keep(site: Site) -> None:
 @rule("aten.flatten.using_ints", "aten.ravel.default", rewrite=_keep)
 def view(call: Call) -> Arrays:
     """The same entries in row-major order under other axes."""
+    return _viewed(call)
+
+
+def _viewed(call: Call) -> Arrays:
     x, out = call.value("self"), call.out
     if 0 in x.shape:
         return ()
@@ -121,7 +125,7 @@ def _physical(site: Site) -> None:
 @rule("aten.view_as.default", "aten.reshape_as.default", rewrite=_physical)
 def view_as(call: Call) -> Arrays:
     """A view whose sizes are those of another tensor."""
-    return view(call)
+    return _viewed(call)
 
 
 def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
