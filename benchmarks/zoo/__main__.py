@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from benchmarks.zoo import models, pool, report
-from benchmarks.zoo.examine import Finding, examine
+from benchmarks.zoo.examine import Finding, examine, warm_up
 from benchmarks.zoo.families import FAMILIES
 
 
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = _load(options.json) if options.resume else {}
     findings = {name: done[name] for name in chosen if name in done}
     todo = [name for name in chosen if name not in findings]
+    if todo:
+        warm_up()
     for name, result in pool.run(examine, todo, options.workers, options.timeout):
         findings[name] = finding = Finding(**result) if result else _lost(name, options.timeout)
         print(_line(finding), file=sys.stderr, flush=True)

@@ -84,6 +84,12 @@ def examine(name: str) -> dict[str, Any]:
     return asdict(finding)
 
 
+def warm_up() -> None:
+    """Import and compile what every architecture needs, so that forked workers need not."""
+    model, inputs = build("llama")
+    ecospa_fx.compile(model, kwargs=inputs)
+
+
 def _examine(finding: Finding) -> None:
     model, inputs = build(finding.name)
     if runs(copy.deepcopy(model).double(), widened(inputs)):
