@@ -1,6 +1,6 @@
 """Find the coupled weight matrices of a PyTorch model and remove rows and columns of them together."""
 
-from ecospa_fx.compiled import CompiledModel, compile, load
+from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
     AnalysisError,
@@ -18,6 +18,7 @@ from ecospa_fx.errors import (
     VerifyError,
 )
 from ecospa_fx.fisher import FisherAccumulator
+from ecospa_fx.front import compile, load
 from ecospa_fx.masked import Difference
 from ecospa_fx.optim_state import register_optimizer_state
 from ecospa_fx.plan import Plan, PlanSettings

@@ -1,9 +1,8 @@
-"""The compiled model: the front door of the library."""
+"""The compiled model."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,20 +11,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import CaptureError, PlanError
 from ecospa_fx.executable import Executable
-from ecospa_fx.masked import Difference, narrow
+from ecospa_fx.generation import in_place_of_forward, original_forward, with_dense_caches
+from ecospa_fx.masked import Difference
 from ecospa_fx.passes import remap
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
 from ecospa_fx.passes.choose import Gradients, Present, choose
 from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.propagate import propagate
@@ -36,8 +35,8 @@ from ecospa_fx.program import Analysis, Program
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
-from ecospa_fx.signature import bind, key_of
-from ecospa_fx.storage import fill, load_removal, load_tensors, save_files, unique_tensors
+from ecospa_fx.signature import bind, key_of, required_arguments
+from ecospa_fx.storage import save_files, unique_tensors
 
 
 @dataclass(eq=False)
@@ -101,6 +100,17 @@ class CompiledModel(nn.Module):
         """
         return self._run(bind(self.source.forward, args, kwargs))
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate`` of a transformers model, with the smaller graph and its smaller cache.
+
+        Raises:
+            CaptureError: the model has no ``generate``.
+        """
+        if not hasattr(self.source, "generate"):
+            raise CaptureError(f"{type(self.source).__name__} has no generate()")
+        with in_place_of_forward(self.source, self.forward):
+            return self.source.generate(*args, **kwargs)
+
     def _run(self, named: Mapping[str, Any]) -> Any:
         signature = self._signature(named)
         leaves = signature.program.leaves(named)
@@ -140,7 +150,11 @@ class CompiledModel(nn.Module):
         like = next((p for p in self._all_modules[0].parameters()), None)
         key = key_of(named, self._all_modules, like)
         if key not in self._signatures:
-            program = open_signature(self.source, named, self._shapes, self._check)
+            example = named
+            if self.removal.removed:
+                example = with_dense_caches(named, (s.program for s in self._signatures.values()))
+            with original_forward(self.source):
+                program = open_signature(self.source, example, self._shapes, self._check)
             signature = Signature(named, program, Executable(program.graph, program.constants, self))
             if self.removal.removed:
                 signature.executable = self._shrunk(signature, self.removal)
@@ -158,7 +172,7 @@ class CompiledModel(nn.Module):
             if not isinstance(offered, Mapping):
                 raise CaptureError(
                     "the model has not been called yet, so nothing is captured; pass example inputs: "
-                    f"ecospa_fx.compile(model, args=({_example(self.source)},))"
+                    f"ecospa_fx.compile(model, args=({required_arguments(self.source.forward)},))"
                 )
             device = next((p.device for p in self.source.parameters()), None)
             moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in offered.items()}
@@ -325,10 +339,10 @@ class CompiledModel(nn.Module):
         if callable(plan) and not hasattr(plan, "removal"):
             return super().apply(plan)  # type: ignore[return-value]
         removal: Removal = getattr(plan, "removal", plan)
-        self._check_removal(removal)
+        smaller = cuts(self.removal, removal, self._shapes)
         executables = {k: self._shrunk(s, removal) for k, s in self._signatures.items()}
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        transfer = remap.prepare(dict(self.named_parameters()), self._cuts(removal), optimizers)
+        transfer = remap.prepare(dict(self.named_parameters()), smaller, optimizers)
         transfer.commit()
         for key, executable in executables.items():
             self._signatures[key].executable = executable
@@ -338,95 +352,3 @@ class CompiledModel(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write weights and removal into a folder, for :func:`load`."""
         save_files(path, unique_tensors(self), self.removal)
-
-    def _check_removal(self, removal: Removal) -> None:
-        for name, axes in removal.removed.items():
-            if removal.shapes[name] != self._shapes.get(name):
-                raise PlanError(
-                    f"the plan is for {name} of shape {removal.shapes[name]}, "
-                    f"the model has {self._shapes.get(name)}"
-                )
-            for axis in axes:
-                if (
-                    removal.kept(name, axis, removal.shapes[name][axis])
-                    & ~self.removal.kept(name, axis, removal.shapes[name][axis])
-                ).any():
-                    raise PlanError(
-                        f"the plan keeps entries of {name} that are gone already; plans are cumulative"
-                    )
-        lost = self.removal.removed.keys() - removal.removed.keys()
-        if lost:
-            raise PlanError(f"the plan keeps entries of {', '.join(sorted(lost)[:5])} that are gone already")
-
-    def _cuts(self, removal: Removal) -> dict[str, ParameterCut]:
-        cuts = {}
-        for name in removal.removed:
-            dense = self._shapes[name]
-            before, after = self.removal.shape(name, dense), removal.shape(name, dense)
-            if before != after:
-                cuts[name] = ParameterCut(narrow(removal.mask(name, dense), name, self.removal), after)
-        return cuts
-
-
-def _example(model: nn.Module) -> str:
-    names = [n for n, p in inspect.signature(model.forward).parameters.items() if p.default is p.empty]
-    return ", ".join(names) or "x"
-
-
-def compile(
-    model: nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    check: bool = True,
-) -> CompiledModel:
-    """Compile a model so that it can become smaller.
-
-    Args:
-        model: a module, a ``torch.fx.GraphModule``, or a ``torch.export.ExportedProgram``.
-        args: example inputs. Without any the model is captured at its first call.
-        kwargs: example keyword inputs.
-        check: compare every capture once with the eager model, and refuse one that differs.
-
-    Returns:
-        A module with the same inputs, outputs and parameter names, which shares the parameters.
-
-    Raises:
-        CaptureError: the model cannot be captured, or holds quantised or sparse parameters.
-
-    Example:
-        >>> import torch, ecospa_fx
-        >>> ffn = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
-        >>> compiled = ecospa_fx.compile(ffn, args=(torch.randn(5, 8),))
-        >>> [(c.kind, c.num_units) for c in compiled.couplings.couples]
-        [('ffn', 32)]
-    """
-    if isinstance(model, ExportedProgram):
-        if not args and not kwargs and model.example_inputs:
-            args, kwargs = model.example_inputs
-        model = model.module(check_guards=False)
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"compile takes a module or an exported program, not {type(model).__name__}")
-    return CompiledModel(model, args, kwargs, check)
-
-
-def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledModel:
-    """Read what :meth:`CompiledModel.save` wrote.
-
-    Args:
-        path: the folder.
-        model: a model of the original, dense architecture; its values do not matter, and it may live on
-            the meta device. It is compiled and shrunk in place.
-        check: as for :func:`compile`.
-
-    Raises:
-        LoadError: the files are missing, damaged, or for another model. The model is then as it was.
-    """
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
-    removal = load_removal(path, shapes)
-    expected = {n: (removal.shape(n, tuple(t.shape)), t.dtype) for n, t in unique_tensors(model).items()}
-    tensors = load_tensors(path, expected)
-    compiled = CompiledModel(model, check=check)
-    compiled.apply(removal)
-    fill(compiled, tensors)
-    return compiled

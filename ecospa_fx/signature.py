@@ -55,6 +55,12 @@ def unbind(named: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     return positional, {k: v for k, v in named.items() if not k.startswith(POSITIONAL)}
 
 
+def required_arguments(forward: Callable[..., Any]) -> str:
+    """The arguments that have no default, as they would be written in a call."""
+    parameters = inspect.signature(forward).parameters.items()
+    return ", ".join(n for n, p in parameters if p.default is p.empty) or "x"
+
+
 def key_of(
     named: Mapping[str, Any], modules: Sequence[nn.Module], like: torch.Tensor | None
 ) -> tuple[Any, ...]:

@@ -1,0 +1,55 @@
+"""Cuts: from what was and what will be removed to the cut of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ecospa_fx.cut import ParameterCut
+from ecospa_fx.errors import PlanError
+from ecospa_fx.masked import narrow
+from ecospa_fx.removal import Removal
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def cuts(before: Removal, after: Removal, shapes: Shapes) -> dict[str, ParameterCut]:
+    """What each parameter loses between two removals.
+
+    Args:
+        before: what is gone already.
+        after: what will be gone, all of that included.
+        shapes: dense shape of every parameter.
+
+    Raises:
+        PlanError: ``after`` is for other parameters, or keeps what is gone; all culprits are listed.
+    """
+    problems = [*_strangers(after, shapes), *_revived(before, after)]
+    if problems:
+        raise PlanError("the plan does not fit the model: " + "; ".join(problems[:8]))
+    found = {}
+    for name in after.removed:
+        dense = shapes[name]
+        old, new = before.shape(name, dense), after.shape(name, dense)
+        if old != new:
+            found[name] = ParameterCut(narrow(after.mask(name, dense), name, before), new)
+    return found
+
+
+def _strangers(removal: Removal, shapes: Shapes) -> list[str]:
+    return [
+        f"{name} is of shape {removal.shapes[name]} in the plan and {shapes.get(name, 'absent')} in the model"
+        for name in removal.removed
+        if removal.shapes[name] != shapes.get(name)
+    ]
+
+
+def _revived(before: Removal, after: Removal) -> list[str]:
+    none = np.zeros(0, np.int64)
+    return [
+        f"it keeps entries of {name} (axis {axis}) that are gone already; plans are cumulative"
+        for name, axes in before.removed.items()
+        for axis, gone in axes.items()
+        if not np.isin(gone, after.removed.get(name, {}).get(axis, none)).all()
+    ]
