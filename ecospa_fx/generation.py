@@ -1,4 +1,4 @@
-"""Generation: transformers' own loop over the compiled graph, and caches that have shrunk with their heads."""
+"""Generation: transformers' own loop over the compiled graph, and caches that shrink with their heads."""
 
 from __future__ import annotations
 
