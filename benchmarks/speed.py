@@ -51,14 +51,15 @@ def analyse(layers: int = 32) -> Row:
     """Capture and coupling of a 6.7B LLaMA without its weights."""
     model = llama(layers, 4096, 11008, 32, 32, 32000, "meta")
     tokens = torch.zeros(2, 16, dtype=torch.long, device="meta")
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": tokens})
-    captured = time.perf_counter()
+    captured, captured_cpu = time.perf_counter(), time.process_time()
     graph, _ = couple(propagate(compiled._first().program))
-    done = time.perf_counter()
+    done, done_cpu = time.perf_counter(), time.process_time()
     return {
         "parameters": sum(p.numel() for p in model.parameters()), "layers": layers, "couples": len(graph),
-        "capture_s": captured - start, "analysis_s": done - captured, "peak_gib": peak(),
+        "capture_s": captured - start, "capture_cpu_s": captured_cpu - start_cpu,
+        "analysis_s": done - captured, "analysis_cpu_s": done_cpu - captured_cpu, "peak_gib": peak(),
     }  # fmt: skip
 
 

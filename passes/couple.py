@@ -76,7 +76,7 @@ class _Builder:
         self.partition: Partition = analysis.partition
         self.rng = np.random.default_rng(0)
         self.axes = tuple(self._axes())
-        self.owned = [np.unique(axis.components) for axis in self.axes]
+        self.owned = [_distinct(axis.components) for axis in self.axes]
         self.tags = self._tags()
         self.units = self._units()
         owners = self._owners()
@@ -220,7 +220,7 @@ class _Builder:
         members: list[list[Member]] = [[] for _ in range(count)]
         for axis, owned in zip(self.axes, self.owned, strict=True):
             if axis.weight:
-                for number in np.unique(couple_of[owned]):
+                for number in np.flatnonzero(np.bincount(couple_of[owned] + 1)) - 1:
                     if number >= 0:
                         members[number].append(Member(axis.parameter, axis.axis, axis.role))
         return members
@@ -247,9 +247,11 @@ class _Builder:
         return np.unique(key, axis=0, return_inverse=True)[1].ravel() if count else own
 
     def _frozen(self) -> Iterator[Frozen]:
+        outer = np.zeros(self.partition.num_components, bool)
+        outer[self.partition.coarse] = True
         for axis in self.axes:
             stuck = axis.components[~self.units[axis.components]]
-            stuck = stuck[~np.isin(stuck, self.partition.coarse)]
+            stuck = stuck[~outer[stuck]]
             if len(stuck):
                 pins = self.partition.pin[stuck]
                 worst = int(np.bincount(pins[pins >= 0]).argmax()) if (pins >= 0).any() else -1
@@ -257,6 +259,11 @@ class _Builder:
                     self.partition.reasons[worst] if worst >= 0 else Reason("no second weight depends on it")
                 )
                 yield Frozen(axis.parameter, axis.axis, len(stuck), len(axis.components), reason)
+
+
+def _distinct(components: Ids) -> Ids:
+    """Distinct components; those of most axes come in ascending order and need no sorting."""
+    return components if (np.diff(components) > 0).all() else np.unique(components)
 
 
 def _common_path(names: list[str]) -> str:
