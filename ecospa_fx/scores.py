@@ -18,7 +18,6 @@ from ecospa_fx.removal import Removal
 from ecospa_fx.slices import Slice, slices
 
 Need = Literal["gradients", "activations"]
-DEFAULT_SCORE = "taylor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +254,6 @@ def activation(context: ScoreContext) -> Ids:
 
 def default_score(has_gradients: bool, has_activations: bool) -> str:
     """The best score that the data at hand allows, by measurement (docs/scores.md)."""
-    if has_activations:
-        return "activation"
-    return "taylor" if has_gradients else "l1_product"
+    if has_gradients:
+        return "fisher"
+    return "activation" if has_activations else "l1_product"
