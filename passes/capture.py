@@ -63,7 +63,8 @@ def capture(
 def _captured(model: nn.Module, way: Way) -> Program:
     prepare = preparation(model, way.inputs)
     inputs = prepare(way.inputs)
-    program = from_exported(_export(model, inputs, way), model)
+    with _quiet():
+        program = from_exported(_export(model, inputs, way), model)
     return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed))
 
 

@@ -16,6 +16,7 @@ import ecospa_fx
 from benchmarks.zoo.models import build, info
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import DEFAULT_KINDS
+from ecospa_fx.errors import CaptureError
 from ecospa_fx.labels import Nature, Value
 from ecospa_fx.masked import floats
 from ecospa_fx.testing import random_removal
@@ -91,13 +92,8 @@ def warm_up() -> None:
 
 
 def _examine(finding: Finding) -> None:
-    model, inputs = build(finding.name)
-    if runs(copy.deepcopy(model).double(), widened(inputs)):
-        model, inputs = model.double(), widened(inputs)
-    else:
-        finding.tolerance = UPCAST
     finding.stage = "capture"
-    compiled = ecospa_fx.compile(model, kwargs=inputs)
+    compiled, inputs = _compiled(finding)
     finding.stage = "couple"
     _describe(finding, compiled)
     finding.stage = "remove"
@@ -122,8 +118,22 @@ def widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def runs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
-    """Whether the eager model takes these inputs; some kernels know no float64."""
+def _compiled(finding: Finding) -> tuple[CompiledModel, dict[str, Any]]:
+    """The compiled model and its inputs: in float64, or in float32 where something knows no float64."""
+    model, inputs = build(finding.name)
+    double, wide = copy.deepcopy(model).double(), widened(inputs)
+    if _runs(double, wide):
+        try:
+            return ecospa_fx.compile(double, kwargs=wide), wide
+        except CaptureError as error:
+            if not any(word in str(error) for word in ("float", "dtype")):
+                raise
+    finding.tolerance = UPCAST
+    return ecospa_fx.compile(model, kwargs=inputs), inputs
+
+
+def _runs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether the eager model takes these inputs."""
     try:
         with torch.no_grad():
             model(**inputs)
