@@ -16,7 +16,14 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "examples"))
 from quickstart import Block  # noqa: E402
 
-COLOURS = {"qk": "#4477aa", "vo": "#228833", "ffn": "#ccbb44", "lowrank": "#aa3377", "conv": "#66ccee"}
+COLOURS = {
+    "qk": "#4477aa",
+    "vo": "#228833",
+    "ffn": "#ccbb44",
+    "lowrank": "#aa3377",
+    "conv": "#66ccee",
+    "head": "#ee6677",
+}
 
 
 def positions(graph: nx.Graph) -> dict[str, tuple[float, float]]:

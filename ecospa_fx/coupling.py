@@ -9,7 +9,7 @@ import networkx as nx
 
 from ecospa_fx.labels import Ids, Reason
 
-DEFAULT_KINDS = ("qk", "vo", "ffn", "lowrank", "conv")
+DEFAULT_KINDS = ("qk", "vo", "ffn", "lowrank", "conv", "head")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Couple:
 
     Attributes:
         name: the common path of its weights, the kind, and the head where there are several.
-        kind: ``"qk"``, ``"vo"``, ``"ffn"``, ``"lowrank"``, ``"conv"`` or ``"residual"``.
+        kind: ``"qk"``, ``"vo"``, ``"ffn"``, ``"lowrank"``, ``"conv"``, ``"head"`` or ``"residual"``.
         weights: its parameter axes.
         units: component ids of its units, in the order of their first index.
         head: the head's (or KV group's) number, None without heads.

@@ -33,6 +33,7 @@ class Tag(enum.IntFlag):
     RESIDUAL = 32  # leaves its stream and is added to it again
     NORM = 64  # normalised over its own axis
     CONV = 128  # moves through a convolution
+    HEAD = 256  # shared by two activations that are multiplied, and not summed over: a head as a whole
 
 
 class Nature(enum.IntEnum):

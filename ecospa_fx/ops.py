@@ -77,5 +77,15 @@ def overwrite(self: Tensor, src: Tensor) -> Tensor:
     return src.to(self.dtype).expand(self.shape)
 
 
-STANDS_FOR: dict[object, torch._ops.OpOverload] = {overwrite: torch.ops.aten.copy.default}
+def as_complex(self: Tensor) -> Tensor:
+    """Pairs on the last axis as complex numbers, whatever strides the tensor has."""
+    strides = self.stride()
+    aligned = strides[-1] == 1 and not any(s % 2 for s in strides[:-1]) and self.storage_offset() % 2 == 0
+    return torch.view_as_complex(self if aligned else self.contiguous())
+
+
+STANDS_FOR: dict[object, torch._ops.OpOverload] = {
+    overwrite: torch.ops.aten.copy.default,
+    as_complex: torch.ops.aten.view_as_complex.default,
+}
 """Functions that take the place of an operator, with the same arguments and the same rule."""

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
 from ecospa_fx.errors import ScoreError
 from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.labels import Ids
@@ -55,7 +55,7 @@ class ScoreContext:
     parameters: Mapping[str, torch.Tensor]
     gradients: GradientStatistics | None = None
     activations: ActivationStatistics | None = None
-    kinds: tuple[str, ...] = ("qk", "vo", "ffn", "lowrank", "conv")
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     @property

@@ -17,6 +17,7 @@ _KINDS = (
     (Tag.DOT, "qk"),
     (Tag.VALUE, "vo"),
     (Tag.CONV, "conv"),
+    (Tag.HEAD, "head"),
     (Tag.NONLINEAR, "ffn"),
 )
 

@@ -55,6 +55,8 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
         copied.target, copied.args = ops.overwrite, copied.args[:2]
     if node.target in _VIEWS:
         copied.target = torch.ops.aten.reshape.default  # strides may change with the sizes
+    if node.target is torch.ops.aten.view_as_complex.default:
+        copied.target = ops.as_complex
     return copied
 
 

@@ -40,17 +40,16 @@ def meet(
             table.setdefault(array.axes, {})[i] = array
     loose = [gather and v.nature < Nature.ACTIVATION for _, v, _ in operands]
     result = []
-    gathered = _gathered_at_use(table, loose)
     for axes in sorted(table, key=lambda c: (len(c), sorted(c))):
         _unite(call, table, axes)
         for i in range(len(operands)):
             if i not in table[axes] and not loose[i]:
                 _freeze_unlabelled(call, table, axes, i, sizes[i])
         _relate(call, table, axes, loose)
-        if axes in gathered:
+        if any(axes < other and _follows(call, table, axes, other) for other in table):
             continue
         first = next(iter(table[axes].values()))
-        flags = [_vanishes(table, axes, i, loose[i]) for i in range(len(operands))]
+        flags = [_vanishes(call, table, axes, i, loose[i]) for i in range(len(operands))]
         result.append(LabelArray(first.ids, zero(flags)))
     joint = Value(tuple(shape), (False,) * rank, tuple(result), nature_of(v for _, v, _ in operands))
     named = tuple((name, axes) for name, _, axes in operands if name)
@@ -59,28 +58,18 @@ def meet(
     return tuple(result)
 
 
-def _zero_at(table: Table, axes: frozenset[int], i: int, loose: bool) -> bool:
-    """Whether operand ``i`` is zero wherever an entry over ``axes`` is dead."""
+def _follows(call: Call, table: Table, coarse: frozenset[int], fine: frozenset[int]) -> bool:
+    """Whether arrays over ``coarse`` say nothing that those of other operands over ``fine`` do not."""
+    slots = all(call.space.is_slot(a.ids) for a in table[coarse].values())
+    return not slots and not table[coarse].keys() & table[fine].keys()
+
+
+def _vanishes(call: Call, table: Table, axes: frozenset[int], i: int, loose: bool) -> bool:
+    """Whether operand ``i`` is zero where labels over ``axes``, or coarser ones tied to them, are dead."""
     if i in table[axes]:
         return table[axes][i].zero
-    united = (c for c in table if c < axes and i in table[c] and not any(j in table[c] for j in table[axes]))
+    united = (c for c in table if c < axes and i in table[c] and _follows(call, table, c, axes))
     return not loose and any(table[c][i].zero for c in united)
-
-
-def _gathered_at_use(table: Table, loose: Sequence[bool]) -> set[frozenset[int]]:
-    """Axes along which only gathered operands carry labels, inside a finer array of another operand."""
-    bare = {c for c, entries in table.items() if all(loose[i] for i in entries)}
-    return {
-        c for c in bare if any(c < other and not table[c].keys() & table[other].keys() for other in table)
-    }
-
-
-def _vanishes(table: Table, axes: frozenset[int], i: int, loose: bool) -> bool:
-    """Whether operand ``i`` is zero where labels over ``axes``, or nested ones united with them, are dead."""
-    if i in table[axes]:
-        return table[axes][i].zero
-    united = (c for c in table if (c < axes or axes < c) and not table[c].keys() & table[axes].keys())
-    return not loose and any(i in table[c] and table[c][i].zero for c in united)
 
 
 def _unite(call: Call, table: Table, axes: frozenset[int]) -> None:
@@ -111,7 +100,7 @@ def _relate(call: Call, table: Table, axes: frozenset[int], loose: Sequence[bool
                 if not other < axes:
                     if not axes < other and not any(axes | other <= third for third in table):
                         call.pin((fine, coarse), "labels over crossing axes meet")
-                elif loose[i]:
+                elif loose[i] or call.space.is_slot(coarse.ids):
                     call.space.imply(coarse.ids, fine.ids)
                 else:
                     call.space.union(coarse.ids, fine.ids)
@@ -209,6 +198,8 @@ def _tag_contraction(call: Call, operands: Sequence[Operand], summed: set[int], 
                 call.tag([array], Tag.DOT)
             elif mixing and where - common:
                 call.tag([array], Tag.VALUE)
+            elif mixing:
+                call.tag([array], Tag.HEAD)
 
 
 def _letters(spec: str, ranks: tuple[int, int]) -> tuple[list[list[str]], list[str]]:
