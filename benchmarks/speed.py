@@ -21,8 +21,6 @@ import torch
 from torch import nn
 
 import ecospa_fx
-from ecospa_fx.passes.couple import couple
-from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.testing import random_removal
 
 Row = dict[str, Any]
@@ -54,7 +52,7 @@ def analyse(layers: int = 32) -> Row:
     start, start_cpu = time.perf_counter(), time.process_time()
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": tokens})
     captured, captured_cpu = time.perf_counter(), time.process_time()
-    graph, _ = couple(propagate(compiled._first().program))
+    graph = compiled.couplings
     done, done_cpu = time.perf_counter(), time.process_time()
     return {
         "parameters": sum(p.numel() for p in model.parameters()), "layers": layers, "couples": len(graph),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,23 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, PlanError
-from ecospa_fx.executable import Executable
-from ecospa_fx.generation import in_place_of_forward, original_forward, with_dense_caches
+from ecospa_fx.generation import in_place_of_forward
 from ecospa_fx.masked import Difference
 from ecospa_fx.passes import remap
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
 from ecospa_fx.passes.choose import Gradients, Present, choose
-from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.passes.follow import dead_labels
-from ecospa_fx.passes.open import open_signature
-from ecospa_fx.passes.propagate import propagate
-from ecospa_fx.passes.rewrite import rewrite
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.program import Analysis, Program
+from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
-from ecospa_fx.signature import bind, key_of, required_arguments
+from ecospa_fx.signature import bind
+from ecospa_fx.signatures import Signatures
 from ecospa_fx.storage import save_files, unique_tensors
-
-
-@dataclass(eq=False)
-class Signature:
-    """One way to call the model, its dense program, and the graph that runs now."""
-
-    inputs: Mapping[str, Any]
-    program: Program
-    executable: Executable
-    _coupled: tuple[CouplingGraph, Analysis] | None = None
-
-    @property
-    def coupled(self) -> tuple[CouplingGraph, Analysis]:
-        """Coupling graph and analysis, made when they are first asked for."""
-        if self._coupled is None:
-            self._coupled = couple(propagate(self.program))
-        return self._coupled
 
 
 class CompiledModel(nn.Module):
@@ -84,12 +62,10 @@ class CompiledModel(nn.Module):
         self.__dict__["source"] = model
         self.training = model.training
         self.removal = Removal()
-        self._check = check
         self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
-        self._signatures: dict[tuple[Any, ...], Signature] = {}
-        self._all_modules = list(model.modules())
+        self._signatures = Signatures(model, self, self._shapes, check)
         if args or kwargs:
-            self._signature(bind(model.forward, args, kwargs or {}))
+            self._signatures.of(bind(model.forward, args, kwargs or {}), self.removal)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same inputs and outputs as the model; a new kind of call is captured when it first comes.
@@ -112,7 +88,7 @@ class CompiledModel(nn.Module):
             return self.source.generate(*args, **kwargs)
 
     def _run(self, named: Mapping[str, Any]) -> Any:
-        signature = self._signature(named)
+        signature = self._signatures.of(named, self.removal)
         leaves = signature.program.leaves(named)
         return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
 
@@ -124,17 +100,10 @@ class CompiledModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy with parameters of its own; dense graphs are never changed, so both share them."""
-        twin = CompiledModel(copy.deepcopy(self.source, memo), check=self._check)
+        twin = CompiledModel(copy.deepcopy(self.source, memo))
         twin._shapes, twin.removal = self._shapes, self.removal
+        twin._signatures = self._signatures.copy(twin.source, twin, self.removal)
         memo[id(self)] = twin
-        for key, mine in self._signatures.items():
-            program = mine.program
-            signature = Signature(
-                mine.inputs, program, Executable(program.graph, program.constants, twin), mine._coupled
-            )
-            if self.removal.removed:
-                signature.executable = twin._shrunk(signature, self.removal)
-            twin._signatures[key] = signature
         return twin
 
     def __getattr__(self, name: str) -> Any:
@@ -146,48 +115,15 @@ class CompiledModel(nn.Module):
                 raise
             return getattr(source, name)
 
-    def _signature(self, named: Mapping[str, Any]) -> Signature:
-        like = next((p for p in self._all_modules[0].parameters()), None)
-        key = key_of(named, self._all_modules, like)
-        if key not in self._signatures:
-            example = named
-            if self.removal.removed:
-                example = with_dense_caches(named, (s.program for s in self._signatures.values()))
-            with original_forward(self.source):
-                program = open_signature(self.source, example, self._shapes, self._check)
-            signature = Signature(named, program, Executable(program.graph, program.constants, self))
-            if self.removal.removed:
-                signature.executable = self._shrunk(signature, self.removal)
-            self._signatures[key] = signature
-        return self._signatures[key]
-
-    def _first(self) -> Signature:
-        """The signature whose couples count; captured from what the model offers, if need be.
-
-        Raises:
-            CaptureError: the model has not been called and offers no inputs of its own.
-        """
-        if not self._signatures:
-            offered = getattr(self.source, "dummy_inputs", None)
-            if not isinstance(offered, Mapping):
-                raise CaptureError(
-                    "the model has not been called yet, so nothing is captured; pass example inputs: "
-                    f"ecospa_fx.compile(model, args=({required_arguments(self.source.forward)},))"
-                )
-            device = next((p.device for p in self.source.parameters()), None)
-            moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in offered.items()}
-            self._signature(bind(self.source.forward, (), moved))
-        return next(iter(self._signatures.values()))
-
     @property
     def couplings(self) -> CouplingGraph:
         """Every couple of weight matrices, and every axis that is frozen, with its reason."""
-        return self._first().coupled[0]
+        return self._signatures.first(self.removal).coupled[0]
 
     @property
     def analysis(self) -> Analysis:
         """Labels of every node of the dense graph."""
-        return self._first().coupled[1]
+        return self._signatures.first(self.removal).coupled[1]
 
     def explain(self, parameter: str) -> str:
         """What holds and what moves one parameter."""
@@ -218,8 +154,12 @@ class CompiledModel(nn.Module):
         Returns:
             The largest differences.
         """
-        named = bind(self.source.forward, args, kwargs) if args or kwargs else dict(self._first().inputs)
-        modes = [(m, m.training) for m in self._all_modules]
+        named = (
+            bind(self.source.forward, args, kwargs)
+            if args or kwargs
+            else dict(self._signatures.first(self.removal).inputs)
+        )
+        modes = [(m, m.training) for m in self.source.modules()]
         self.eval()
         try:
             return verify(lambda: self._run(named), self.source, named, self.removal, self._shapes)
@@ -291,7 +231,7 @@ class CompiledModel(nn.Module):
             raise PlanError(
                 f"unknown setting: {error}; there are {', '.join(PlanSettings.__annotations__)}"
             ) from error
-        graph, analysis = self._first().coupled
+        graph, analysis = self._signatures.first(self.removal).coupled
         parameters = dict(self.named_parameters(remove_duplicate=False))
         outside = sum(p.numel() for n, p in self.named_parameters() if n not in graph.shapes)
         present = Present(graph, analysis.partition, self.removal, parameters, outside)
@@ -315,16 +255,16 @@ class CompiledModel(nn.Module):
         for batch in batches:
             args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
             named = bind(self.source.forward, args, batch if isinstance(batch, Mapping) else {})
-            signature = self._signature(named)
+            signature = self._signatures.of(named, self.removal)
             analysis = signature.coupled[1]
             dead = dead_labels(analysis, self.removal)
-            result.run(analysis, dead, self._shrunk(signature, self.removal), signature.program.leaves(named))
+            result.run(
+                analysis,
+                dead,
+                self._signatures.shrunk(signature, self.removal),
+                signature.program.leaves(named),
+            )
         return result.result()
-
-    def _shrunk(self, signature: Signature, removal: Removal) -> Executable:
-        analysis = signature.coupled[1]
-        written = rewrite(analysis, dead_labels(analysis, removal))
-        return Executable(written.graph, {**signature.program.constants, **written.constants}, self)
 
     def apply(self, plan: Any, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:  # type: ignore[override]
         """Carry out a plan: rewrite every graph, cut every parameter, move optimizer state.
@@ -340,12 +280,12 @@ class CompiledModel(nn.Module):
             return super().apply(plan)  # type: ignore[return-value]
         removal: Removal = getattr(plan, "removal", plan)
         smaller = cuts(self.removal, removal, self._shapes)
-        executables = {k: self._shrunk(s, removal) for k, s in self._signatures.items()}
+        executables = [(s, self._signatures.shrunk(s, removal)) for s in self._signatures]
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         transfer = remap.prepare(dict(self.named_parameters()), smaller, optimizers)
         transfer.commit()
-        for key, executable in executables.items():
-            self._signatures[key].executable = executable
+        for signature, executable in executables:
+            signature.executable = executable
         self.removal = removal
         return None
 

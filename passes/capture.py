@@ -16,6 +16,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.diagnosis import explain_failure
 from ecospa_fx.errors import CaptureError, InputError
 from ecospa_fx.guard import input_guard
 from ecospa_fx.passes.normalise import normalise, writes_through_views
@@ -57,7 +58,7 @@ def capture(
             if way.inputs is inputs:
                 failures.append(error)
     wrong = next((f for f in failures if isinstance(f, CaptureError)), None)
-    raise wrong or CaptureError(_explain(model, failures[0])) from failures[0]
+    raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]
 
 
 def _captured(model: nn.Module, way: Way) -> Program:
@@ -259,49 +260,3 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     ]:
         result[name] = first.setdefault(id(tensor), name)
     return result
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    text = str(error)
-    head = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    where = _user_frame(error) or _frame_in(text)
-    message = f"{type(model).__name__} cannot be captured: {head}"
-    if where:
-        message += f"\n  at {where}"
-    return f"{message}\n  {_remedy(text)}"
-
-
-def _remedy(text: str) -> str:
-    hints = {
-        "data-dependent": "a Python branch or size depends on the values of a tensor: use torch.where, "
-        "torch.cond or a mask there, or torch._check to state what always holds",
-        ".item()": "a tensor's value is read into Python: keep it a tensor",
-        "unexpected keyword": "the inputs do not match forward()",
-        "missing": "the inputs do not match forward()",
-    }
-    low = text.lower()
-    return next(
-        (v for k, v in hints.items() if k in low),
-        "see the error above; torch.export must be able to trace the model",
-    )
-
-
-def _frame_in(text: str) -> str:
-    import re
-
-    found = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)', text)
-    found = [f for f in found if "/torch/" not in f[0]]
-    return "{0}:{1}: {3}".format(*found[-1]) if found else ""
-
-
-def _user_frame(error: BaseException) -> str:
-    """The innermost line of the traceback that is the user's, not torch's."""
-    import traceback
-
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in f.filename and __file__ != f.filename
-    ]
-    frames = [f for f in frames if "ecospa_fx" not in f.filename and "/passes/capture" not in f.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""

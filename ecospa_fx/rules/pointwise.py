@@ -6,6 +6,7 @@ from ecospa_fx.labels import LabelArray, Nature, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import ZeroRule, both, either, first, meet, neither
 from ecospa_fx.rules.registry import rule
+from ecospa_fx.rules.vocabulary import ACTIVATIONS, NOT_ZERO, SAME, SINGULAR, names
 
 
 def pointwise(call: Call, names: tuple[str, ...], zero: ZeroRule) -> Arrays:
@@ -24,122 +25,6 @@ def through(call: Call, name: str = "self", zero: bool = True) -> Arrays:
 def _is_gating(call: Call) -> bool:
     operands = [call.get("self"), call.get("other")]
     return all(isinstance(v, Value) and v.nature == Nature.ACTIVATION and v.arrays for v in operands)
-
-
-SAME = [
-    "alias",
-    "clone",
-    "contiguous",
-    "detach",
-    "lift_fresh",
-    "lift_fresh_copy",
-    "to.device",
-    "to.dtype",
-    "to.dtype_layout",
-    "to.other",
-    "_to_copy",
-    "type_as",
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "native_dropout",
-    "_conj",
-    "resolve_conj",
-    "resolve_neg",
-    "neg",
-    "negative",
-    "positive",
-    "sign",
-    "mul.Scalar",
-    "multiply.Scalar",
-    "div.Scalar",
-    "divide.Scalar",
-    "nan_to_num",
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "real",
-    "imag",
-    "conj_physical",
-    "deg2rad",
-    "abs",
-    "square",
-    "sqrt",
-]
-ACTIVATIONS = [
-    "relu",
-    "relu6",
-    "gelu",
-    "silu",
-    "mish",
-    "tanh",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "hardswish",
-    "hardtanh",
-    "erf",
-    "sin",
-    "sinh",
-    "asinh",
-    "atan",
-    "tan",
-    "expm1",
-    "log1p",
-    "hardshrink",
-    "softshrink",
-    "erfinv",
-]
-NOT_ZERO = [
-    "sigmoid",
-    "hardsigmoid",
-    "exp",
-    "exp2",
-    "cos",
-    "cosh",
-    "acos",
-    "softplus",
-    "log_sigmoid",
-    "logical_not",
-    "bitwise_not",
-    "add.Scalar",
-    "sub.Scalar",
-    "rsub.Scalar",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "clip",
-    "ge.Scalar",
-    "gt.Scalar",
-    "le.Scalar",
-    "lt.Scalar",
-    "eq.Scalar",
-    "ne.Scalar",
-    "isfinite",
-    "isnan",
-    "isinf",
-    "erfc",
-    "threshold",
-    "empty_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-    "ones_like",
-    "bernoulli",
-    "bernoulli.p",
-    "floor_divide.Scalar",
-    "remainder.Scalar",
-    "fmod.Scalar",
-    "bitwise_and.Scalar",
-]
-SINGULAR = ["rsqrt", "reciprocal", "log", "log2", "log10", "digamma", "lgamma"]
-
-
-def names(words: list[str]) -> list[str]:
-    """Operator names from words; the overload is ``default`` unless given."""
-    return [f"aten.{w}" if "." in w else f"aten.{w}.default" for w in words]
 
 
 @rule(*names(SAME))

@@ -11,7 +11,8 @@ import torch
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Value
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.layout_ops import _flat, _joined, expand_arrays, rearrange
+from ecospa_fx.rules.joins import flat, joined
+from ecospa_fx.rules.layout_ops import expand_arrays, rearrange
 from ecospa_fx.rules.meet import both, meet
 from ecospa_fx.rules.registry import rule
 
@@ -82,9 +83,9 @@ def slice_scatter(call: Call) -> Arrays:
             alone = (p for p, a in zip(piece.arrays, x.arrays, strict=True) if axis in a.axes)
             call.pin(alone, "one index of this axis stays beside what is replaced")
     pieces = [p for p in (head, source, tail) if p.shape[axis]]
-    along = _joined(call, pieces, axis)
+    along = joined(call, pieces, axis)
     axes = tuple(range(x.rank))
-    others = [(n, _flat(_off(v, axis), axis), axes) for n, v in (("self", x), ("src", source))]
+    others = [(n, flat(_off(v, axis), axis), axes) for n, v in (("self", x), ("src", source))]
     shape = [1 if a == axis else n for a, n in enumerate(call.out.shape)]
     return (*meet(call, shape, others, both), *along)
 

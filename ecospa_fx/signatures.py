@@ -1,0 +1,126 @@
+"""Every way in which a model has been called: its dense program, and the graph that runs now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.errors import CaptureError
+from ecospa_fx.executable import Executable
+from ecospa_fx.generation import original_forward, with_dense_caches
+from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.follow import dead_labels
+from ecospa_fx.passes.open import open_signature
+from ecospa_fx.passes.propagate import propagate
+from ecospa_fx.passes.rewrite import rewrite
+from ecospa_fx.program import Analysis, Program
+from ecospa_fx.removal import Removal
+from ecospa_fx.signature import bind, key_of, required_arguments
+
+
+@dataclass(eq=False)
+class Signature:
+    """One way to call the model, its dense program, and the graph that runs now."""
+
+    inputs: Mapping[str, Any]
+    program: Program
+    executable: Executable
+    _coupled: tuple[CouplingGraph, Analysis] | None = None
+
+    @property
+    def coupled(self) -> tuple[CouplingGraph, Analysis]:
+        """Coupling graph and analysis, made when they are first asked for."""
+        if self._coupled is None:
+            self._coupled = couple(propagate(self.program))
+        return self._coupled
+
+
+class Signatures:
+    """Signatures by structure of the inputs, mode, dtype and device; captured when they first come.
+
+    Args:
+        model: the original module.
+        owner: the module whose parameters the graphs read.
+        shapes: dense shape of every parameter.
+        check: compare every capture once with the eager model.
+    """
+
+    def __init__(
+        self, model: nn.Module, owner: nn.Module, shapes: Mapping[str, tuple[int, ...]], check: bool
+    ) -> None:
+        self.shapes, self.check = shapes, check
+        self._model, self._owner = model, owner
+        self._modules = list(model.modules())
+        self._known: dict[tuple[Any, ...], Signature] = {}
+
+    def __iter__(self) -> Iterator[Signature]:
+        return iter(self._known.values())
+
+    def of(self, named: Mapping[str, Any], removal: Removal) -> Signature:
+        """The signature of a call, captured and shrunk if it is new.
+
+        Raises:
+            CaptureError: this kind of call cannot be captured.
+        """
+        key = key_of(named, self._modules, next(self._model.parameters(), None))
+        if key not in self._known:
+            self._known[key] = self._opened(named, removal)
+        return self._known[key]
+
+    def first(self, removal: Removal) -> Signature:
+        """The signature whose couples count; captured from what the model offers, if need be.
+
+        Raises:
+            CaptureError: the model has not been called and offers no inputs of its own.
+        """
+        if not self._known:
+            self.of(bind(self._model.forward, (), self._offered()), removal)
+        return next(iter(self._known.values()))
+
+    def shrunk(self, signature: Signature, removal: Removal) -> Executable:
+        """The graph of a signature after a removal.
+
+        Raises:
+            RewriteError: a node cannot take its smaller shape.
+        """
+        analysis = signature.coupled[1]
+        written = rewrite(analysis, dead_labels(analysis, removal))
+        return Executable(written.graph, {**signature.program.constants, **written.constants}, self._owner)
+
+    def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:
+        """The same for a copy of the model; dense programs are never changed, so both share them."""
+        twin = Signatures(model, owner, self.shapes, self.check)
+        for key, mine in self._known.items():
+            program = mine.program
+            executable = Executable(program.graph, program.constants, owner)
+            twin._known[key] = signature = Signature(mine.inputs, program, executable, mine._coupled)
+            if removal.removed:
+                signature.executable = twin.shrunk(signature, removal)
+        return twin
+
+    def _opened(self, named: Mapping[str, Any], removal: Removal) -> Signature:
+        example = named
+        if removal.removed:
+            example = with_dense_caches(named, (s.program for s in self))
+        with original_forward(self._model):
+            program = open_signature(self._model, example, self.shapes, self.check)
+        signature = Signature(named, program, Executable(program.graph, program.constants, self._owner))
+        if removal.removed:
+            signature.executable = self.shrunk(signature, removal)
+        return signature
+
+    def _offered(self) -> dict[str, Any]:
+        """Inputs that the model itself offers, on its device."""
+        offered = getattr(self._model, "dummy_inputs", None)
+        if not isinstance(offered, Mapping):
+            raise CaptureError(
+                "the model has not been called yet, so nothing is captured; pass example inputs: "
+                f"ecospa_fx.compile(model, args=({required_arguments(self._model.forward)},))"
+            )
+        device = next((p.device for p in self._model.parameters()), None)
+        return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in offered.items()}
