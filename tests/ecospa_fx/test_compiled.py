@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import ecospa_fx
-from ecospa_fx import CompiledModel, Plan
+from ecospa_fx import CompiledModel, Plan, Removal
 from ecospa_fx.testing import random_removal
 from tests.models.config import Config
 from tests.models.masked import MaskedModel, assert_close, assert_same, loss_of
@@ -167,7 +168,11 @@ def test_verify_sees_a_wrong_model() -> None:
     assert found.within(1e-9)
     assert compiled.training
     assert compiled.verify().within(1e-9)
-    object.__setattr__(compiled, "removal", random_removal(block(), 0.4, 7))
+    wrong = {
+        **compiled.removal.removed,
+        "down.weight": {1: np.arange(len(compiled.removal.removed["up.bias"][0]))},
+    }
+    compiled.removal = Removal(compiled.removal.shapes, wrong)
     assert not compiled.verify(X).within(1e-2)
 
 
@@ -225,11 +230,12 @@ def test_output_types_stay() -> None:
     model = LlamaModel(config).double().eval()
     masked, compiled = MaskedModel(model), ecospa_fx.compile(model)
     compiled.sparsify(ones(compiled), ratio=0.4)  # captured from dummy_inputs
-    ids = torch.randint(0, 31, (2, 9))
-    assert type(compiled(ids)) is BaseModelOutputWithPast
-    assert compiled(ids).past_key_values is not None
-    assert compiled(ids, output_hidden_states=True).hidden_states is not None
-    assert_same(compiled, masked, lambda m: m(ids, attention_mask=(torch.arange(9) < 6).expand(2, 9).long()))
+    ids, mask = torch.randint(0, 31, (2, 9)), (torch.arange(9) < 6).expand(2, 9).long()
+    found = compiled(ids, attention_mask=mask, output_hidden_states=True)
+    assert type(found) is BaseModelOutputWithPast
+    assert len(found.hidden_states) == 2
+    assert found.past_key_values is not None
+    assert_same(compiled, masked, lambda m: m(ids, attention_mask=mask, output_hidden_states=True))
 
 
 def test_buffers_and_dtypes_follow() -> None:
