@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -288,12 +287,3 @@ def build(name: str) -> Family:
     made = FAMILIES[name]()
     made.model.to(made.dtype).eval().requires_grad_(True)
     return made
-
-
-def found_units(compiled: Any) -> dict[str, int]:
-    """Units by kind, the residual stream aside."""
-    found: Counter[str] = Counter()
-    for couple in compiled.couplings:
-        found[couple.kind] += couple.num_units
-    found.pop("residual", None)
-    return dict(found)

@@ -8,7 +8,8 @@ pytest.importorskip("transformers")
 
 import ecospa_fx
 from ecospa_fx.testing import random_removal
-from tests.models.families import FAMILIES, build, found_units
+from tests.models.blocks import found_units
+from tests.models.families import FAMILIES, build
 from tests.models.masked import MaskedModel, assert_same, loss_of
 
 
