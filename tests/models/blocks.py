@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import ecospa_fx
 from ecospa_fx import CompiledModel
+from ecospa_fx.testing import random_removal
+from tests.models.masked import MaskedModel, assert_same
 
 VOCAB, WIDTH, HEADS, KV, DIM, HIDDEN, EXPERTS, RANK = 50, 30, 6, 2, 10, 44, 3, 7
 GROUP = HEADS // KV
@@ -274,3 +277,16 @@ def found_units(compiled: CompiledModel) -> dict[str, int]:
         found[couple.kind] += couple.num_units
     found.pop("residual", None)
     return dict(found)
+
+
+def assert_removable(block: Block) -> None:
+    """Every expected unit is there, and two rounds of removal equal masking, at sizes never captured."""
+    model = block.build().eval()
+    masked = MaskedModel(model)
+    compiled = ecospa_fx.compile(model, args=(torch.randint(VOCAB, (2, 9)),))
+    assert found_units(compiled) == dict(block.units)
+    assert not compiled.analysis.unknown
+    for number in range(2):
+        compiled.apply(random_removal(compiled, 0.4, number))
+        tokens = torch.randint(VOCAB, (5, 13))
+        assert_same(compiled, masked, lambda net, call=tokens: net(call))
