@@ -9,6 +9,10 @@ class CaptureError(EcoSpaError):
     """Raised when a model cannot be captured as a graph, or its graph computes something else."""
 
 
+class BackwardError(CaptureError):
+    """Raised when a graph would not train some parameters as the model does."""
+
+
 class InputError(EcoSpaError):
     """Raised when a call does not fit the capture: other inputs, or a size that capture had to fix."""
 

@@ -92,6 +92,26 @@ def floats(output: Any) -> list[torch.Tensor]:
     return [x for x in shown if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
+def projected_gradients(
+    outputs: Sequence[torch.Tensor], parameters: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Gradients of a fixed random projection of the outputs, by name; without those that nothing reaches."""
+    active = {n: p for n, p in parameters.items() if p.requires_grad}
+    live = [o for o in outputs if o.requires_grad]
+    if not active or not live:
+        return {}
+    generator = torch.Generator().manual_seed(1)
+    weights = [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype) for o in live
+    ]
+    loss = sum((o * w).sum() / max(o.numel(), 1) ** 0.5 for o, w in zip(live, weights, strict=True))
+    assert isinstance(loss, torch.Tensor)
+    found = torch.autograd.grad(
+        loss.abs() if loss.is_complex() else loss, list(active.values()), allow_unused=True
+    )
+    return {n: g for n, g in zip(active, found, strict=True) if g is not None}
+
+
 def largest(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """Largest absolute difference, and that relative to the largest entry.
 

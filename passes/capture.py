@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.diagnosis import explain_failure
-from ecospa_fx.errors import CaptureError, InputError
+from ecospa_fx.errors import BackwardError, CaptureError, InputError
+from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard
 from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.prepare import preparation
@@ -55,7 +57,7 @@ def capture(
             accept(program)
             return program
         except Exception as error:
-            if way.inputs is inputs:
+            if way.inputs is inputs or isinstance(error, BackwardError):
                 failures.append(error)
     wrong = next((f for f in failures if isinstance(f, CaptureError)), None)
     raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]
@@ -99,6 +101,8 @@ def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgr
         stack.enter_context(_no_fast_path())
         if way.fixed:
             stack.enter_context(constants_known())
+        if way.whole:
+            stack.enter_context(kept_whole())
         return torch.export.export(
             model,
             (),
@@ -197,7 +201,21 @@ def _transformers_patches(model: nn.Module) -> list[Any]:
     if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
     dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
-    return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model)]
+    return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model), _masks_without_vmap()]
+
+
+def _masks_without_vmap() -> Any:
+    """Mask functions take index tensors that broadcast just as well: a graph cannot hold ``vmap``."""
+    from transformers import masking_utils
+
+    def expansion(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def mask(*indices: torch.Tensor) -> torch.Tensor:
+            found = function(*masking_utils._non_vmap_expansion_sdpa(*indices))
+            return found.expand([len(i) for i in indices])
+
+        return mask
+
+    return mock.patch.object(masking_utils, "_vmap_expansion_sdpa", expansion)
 
 
 def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> Program:

@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from ecospa_fx.errors import CaptureError
+from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.executable import Executable
-from ecospa_fx.masked import floats, largest, repeatable
+from ecospa_fx.masked import floats, largest, projected_gradients, repeatable
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
 
@@ -70,14 +70,19 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
     try:
         if deterministic:
             model.eval()
-        with torch.no_grad(), repeatable(model):
-            eager = model(*args, **kwargs)
-        with torch.no_grad(), repeatable(model):
+        with repeatable(model):
+            eager = floats(model(*args, **kwargs))
+        with repeatable(model):
             flat = Executable(graph, program.constants, model)(program.leaves(inputs))
     finally:
         for module, training in modes.items():
             module.training = training
-    expected, found = floats(eager), floats(pytree.tree_unflatten(flat, program.out_spec))
+    found = floats(pytree.tree_unflatten(flat, program.out_spec))
+    _check_values(model, eager, found)
+    _check_gradients(model, eager, found)
+
+
+def _check_values(model: nn.Module, expected: list[torch.Tensor], found: list[torch.Tensor]) -> None:
     _, relative = largest(list(zip(expected, found, strict=False)))
     if len(expected) != len(found) or not relative <= tolerance(expected):
         raise CaptureError(
@@ -86,6 +91,54 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
             "in eager mode. Pass other example inputs (for instance a mask that masks something), "
             "or check=False to accept it"
         )
+
+
+def _check_gradients(model: nn.Module, expected: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+    """The graph trains what the eager model trains; where that has gradients of its own, the same way."""
+    learning, custom = _reached(expected)
+    lost = learning - _reached(found)[0]
+    names = [n for n, p in model.named_parameters() if id(p) in lost]
+    if custom and not names:
+        names = _differing(model, expected, found)
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        culprit = " and ".join(sorted(custom)) or "a region without gradients"
+        raise BackwardError(
+            f"the captured graph of {type(model).__name__} would not train {', '.join(names[:4])}{more} as "
+            f"the model does: torch.export follows the forward of {culprit}, not its own backward. Call "
+            "plain operators there, or compile under torch.no_grad() to run the model without training"
+        )
+
+
+def _differing(model: nn.Module, expected: list[torch.Tensor], found: list[torch.Tensor]) -> list[str]:
+    """Parameters whose gradients differ by more than round-off."""
+    parameters = dict(model.named_parameters())
+    reference = projected_gradients(expected, parameters)
+    try:
+        gradients = projected_gradients(found, parameters)
+    except RuntimeError:
+        return list(parameters)
+    scale = max((float(g.abs().max()) for g in reference.values() if g.numel()), default=0.0)
+    zero = torch.zeros(())
+    gaps = {n: (g - gradients.get(n, zero.to(g))).abs().max() for n, g in reference.items() if g.numel()}
+    return [n for n, gap in gaps.items() if not gap <= tolerance(list(reference.values())) * scale]
+
+
+def _reached(outputs: list[torch.Tensor]) -> tuple[set[int], set[str]]:
+    """Identities of the leaves that a gradient of the outputs reaches, and custom functions on its way."""
+    todo = [o.grad_fn for o in outputs if o.grad_fn is not None]
+    seen, leaves, custom = set(todo), set(), set()
+    while todo:
+        step = todo.pop()
+        if issubclass(type(step), torch.autograd.function.BackwardCFunction):
+            custom.add(type(step).__name__.removesuffix("Backward"))
+        elif hasattr(step, "variable"):
+            leaves.add(id(step.variable))
+        for following, _ in step.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return leaves, custom
 
 
 def without_dropout(graph: fx.Graph) -> fx.Graph:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx import ops
 from ecospa_fx.errors import AnalysisError
+from ecospa_fx.functions import CUSTOM_FUNCTION
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.program import Analysis, Program
@@ -185,6 +186,8 @@ def _listed(flows: Arrays | list[Arrays], call: Call) -> list[Arrays]:
 def target_name(node: fx.Node) -> str:
     """Name under which the rule table knows the node's operator."""
     target = ops.STANDS_FOR.get(node.target, node.target)
+    if target is CUSTOM_FUNCTION:
+        return f"torch.autograd.Function {CUSTOM_FUNCTION.known[int(node.args[0])].__name__}"  # type: ignore[arg-type]
     return (
         str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
     )

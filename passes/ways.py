@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.errors import BackwardError
+
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _SMALL = 64
 _VALUES = ("data-dependent", "data is not allocated", ".item()", "is not a constant", "_local_scalar_dense")
@@ -28,6 +30,7 @@ class Way:
         deferred: sizes that depend on data are asserted at run time instead of guarded.
         strict: whether Python is analysed as bytecode.
         fixed: names of integer inputs whose very values the graph is made for.
+        whole: custom autograd functions are kept as they are, with their own backward.
     """
 
     inputs: Mapping[str, Any]
@@ -35,14 +38,18 @@ class Way:
     deferred: bool = False
     strict: bool = False
     fixed: frozenset[str] = field(default_factory=frozenset)
+    whole: bool = False
 
     def idle(self, failure: Exception | None) -> bool:
         """Whether it could not help against what stopped the way before.
 
-        Values that Python reads can only be fixed; and nothing else is helped by fixing them.
+        Values that Python reads can only be fixed; and nothing else is helped by fixing them. Gradients of
+        custom functions are right only where these are kept whole.
         """
         if failure is None:
             return False
+        if self.whole:
+            return not isinstance(failure, BackwardError)
         return reads_values(failure) != bool(self.fixed)
 
 
@@ -56,8 +63,10 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     unlike = unlike_sizes(model, inputs)
     if unlike is not None:
         yield Way(unlike)
+        yield Way(unlike, whole=True)
         yield Way(unlike, deferred=True)
     yield Way(inputs)
+    yield Way(inputs, whole=True)
     small, everything = _fixable(inputs)
     yield Way(inputs, fixed=small)
     yield Way(inputs, dynamic=False)

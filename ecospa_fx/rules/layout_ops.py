@@ -146,7 +146,7 @@ def slice_(call: Call) -> Arrays:
     start = call.get("start") or 0
     start = start % size if "length" in call.args and size else start
     end = start + call.args["length"] if "length" in call.args else call.get("end")
-    if call.value("self").symbolic[axis]:
+    if call.value("self").symbolic[axis] or call.out.symbolic[axis]:
         call.pin(call.value("self").on(axis), "a slice of a symbolic axis")
         return tuple(a for a in call.value("self").arrays if axis not in a.axes)
     return pick(call, axis, np.arange(size)[slice(start, end, call.get("step") or 1)])
