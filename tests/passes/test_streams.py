@@ -1,0 +1,80 @@
+"""Streams: what leaves a stream and is added to it again, and what only looks like it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ecospa_fx.passes.propagate import propagate
+from ecospa_fx.passes.streams import residual_components
+from tests.models.tiny import Function, program
+
+SHAPES = {"e": (8, 6), "a": (9, 8), "b": (8, 9), "h": (6, 8), "s": (8, 8)}
+
+
+def layer(m: object, y: Tensor) -> Tensor:
+    return F.linear(F.linear(y, m.a).relu(), m.b)
+
+
+def stream(m: object, x: Tensor) -> Tensor:
+    y = F.linear(x, m.e)
+    return F.linear(y + layer(m, y), m.h)
+
+
+def normed(m: object, x: Tensor) -> Tensor:
+    y = F.linear(x, m.e)
+    return F.linear(y + layer(m, F.layer_norm(y, (8,))), m.h)
+
+
+def post(m: object, x: Tensor) -> Tensor:
+    y = F.linear(x, m.e)
+    return F.linear(F.layer_norm(y + layer(m, y), (8,)), m.h)
+
+
+def gate(m: object, x: Tensor) -> Tensor:
+    y = F.linear(x, m.e)
+    return F.linear(y * torch.sigmoid(y), m.h)
+
+
+def rotary(m: object, x: Tensor) -> Tensor:
+    y = F.linear(x, m.e)
+    a, b = y.chunk(2, -1)
+    return F.linear(y + torch.cat((-b, a), -1), m.h)
+
+
+def adapter(m: object, x: Tensor) -> Tensor:
+    return F.linear(F.linear(x, m.e) + F.linear(F.linear(x, m.a[:, :6]), m.b), m.h)
+
+
+def twice(m: object, x: Tensor) -> Tensor:
+    """The same layer twice, without a sum."""
+    return F.linear(layer(m, layer(m, F.linear(x, m.e))), m.h)
+
+
+def single(m: object, x: Tensor) -> Tensor:
+    """A layer of one matrix, added to its input."""
+    y = F.linear(x, m.e)
+    return F.linear(y + F.linear(y, m.s).relu(), m.h)
+
+
+CASES = {
+    "residual": (stream, True),
+    "pre-norm": (normed, True),
+    "post-norm": (post, True),
+    "one matrix": pytest.param(
+        single, True, marks=pytest.mark.xfail(strict=True, reason="a square weight never leaves its stream")
+    ),
+    "gate": (gate, False),
+    "rotary": (rotary, False),
+    "adapter": (adapter, False),
+    "shared layer": (twice, False),
+}
+
+
+@pytest.mark.parametrize(("function", "residual"), CASES.values(), ids=CASES)
+def test_what_is_a_residual_stream(function: Function, residual: bool) -> None:
+    analysis = propagate(program(function, **SHAPES))
+    wide = set(analysis.partition.component[analysis.labels["e"][0]].tolist())
+    assert set(residual_components(analysis).tolist()) == (wide if residual else set())
