@@ -92,10 +92,11 @@ def rolled(axis: int) -> Callable[[Flow, Call], Arrays]:
 
 def heads_rolled(original: Flow, call: Call) -> Arrays:
     """Every copy of a key head takes the labels of the head before it."""
-    arrays = _flat(original(call))
-    if call.out.rank < 5:
+    arrays, x = _flat(original(call)), call.value("self")
+    copied = [a for a, n in enumerate(x.shape) if n == 1 and call.out.shape[a] > 1]
+    if x.rank < 5 or len(copied) != 1:
         return arrays
-    return tuple(LabelArray(np.roll(a.ids, 1, -4), a.zero) for a in arrays)
+    return tuple(LabelArray(np.roll(a.ids, 1, copied[0] - 1), a.zero) for a in arrays)
 
 
 def _flat(flow: Any) -> Arrays:
@@ -192,6 +193,7 @@ SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
 MUTATIONS = {
     "rope-partner": Mutation(flowing(rolled(-1), "aten.neg.default")),
     "rope-slice": Mutation(flowing(rolled(-1), "aten.slice.Tensor")),
+    "rope-cat": Mutation(flowing(rolled(-1), "aten.cat.default")),
     "gqa-interleave": Mutation(flowing(rolled(1), "aten.repeat_interleave.self_int")),
     "gqa-expand": Mutation(flowing(heads_rolled, "aten.expand.default")),
     "gqa-kernel": Mutation(patched(attention, "_grouped", tiled)),
@@ -249,8 +251,10 @@ def run_tests(tests: Iterable[str], mutation: str = "") -> tuple[str | None, str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mutations that are named, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*MUTATIONS, []], metavar="name")
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(MUTATIONS))
     names = parser.parse_args(arguments).names or list(MUTATIONS)
+    if strangers := set(names) - MUTATIONS.keys():
+        parser.error(f"no such mutation: {', '.join(sorted(strangers))}")
     caught: dict[str, str | None] = {}
     table = Table("mutation", "caught by", "seconds")
     for name in names:

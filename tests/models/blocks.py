@@ -213,19 +213,19 @@ class InPlace(FeedForward):
 
 
 class Model(nn.Module):
-    """Tokens in, logits out, one block between."""
+    """Tokens in, logits out, one block between; two heads write into what is returned."""
 
     def __init__(self, attention: type[nn.Module], feed_forward: type[nn.Module]) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCAB, WIDTH)
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
         self.attention, self.feed_forward = attention(), feed_forward()
-        self.head = nn.Linear(WIDTH, VOCAB)
+        self.head, self.shortcut = nn.Linear(WIDTH, VOCAB), nn.Linear(WIDTH, VOCAB)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        x = x + self.attention(self.norms[0](x))
-        return self.head(x + self.feed_forward(self.norms[1](x)))
+        embedded = self.embed(tokens)
+        x = embedded + self.attention(self.norms[0](embedded))
+        return self.head(x + self.feed_forward(self.norms[1](x))) + self.shortcut(embedded)
 
 
 @dataclass(frozen=True)
