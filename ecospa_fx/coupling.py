@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
@@ -182,3 +182,32 @@ class CouplingGraph:
 
     def __str__(self) -> str:
         return self.summary()
+
+
+def common_path(names: list[str]) -> str:
+    """The innermost module that holds all these parameters."""
+    parts = [n.split(".")[:-1] for n in names]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    return ".".join(common)
+
+
+def numbered(couples: list[Couple]) -> list[Couple]:
+    """Number couples of one name: by head where they have one."""
+    groups: dict[tuple[str, tuple[Member, ...]], list[int]] = {}
+    for i, c in enumerate(couples):
+        groups.setdefault((c.name, c.weights), []).append(i)
+    result = list(couples)
+    taken: dict[str, int] = {}
+    for (name, _), numbers in groups.items():
+        taken[name] = taken.get(name, 0) + 1
+        base = name if taken[name] == 1 else f"{name}{taken[name]}"
+        for head, i in enumerate(numbers):
+            alone = len(numbers) == 1
+            result[i] = replace(
+                couples[i], name=base if alone else f"{base}[{head}]", head=None if alone else head
+            )
+    return result

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ecospa_fx.coupling import Couple, CouplingGraph, Frozen, Member, ParameterAxis
+from ecospa_fx.coupling import (
+    Couple,
+    CouplingGraph,
+    Frozen,
+    Member,
+    ParameterAxis,
+    common_path,
+    numbered,
+)
 from ecospa_fx.labels import Ids, Partition, Reason, Tag, Value
 from ecospa_fx.passes.streams import residual_components
 from ecospa_fx.program import Analysis
@@ -86,6 +94,12 @@ class _Builder:
         self.rows = list(_rows(analysis))
         self.profile = self._profiles()
         self.segment = self._segments()
+        self.held = [self._held(rows) for rows in self.rows]
+        places = self._places()
+        if places.any():
+            self.group = self._numbered(self.group, places)
+            self.segment = self._segments()
+            self.held = [self._held(rows) for rows in self.rows]
 
     def _axes(self) -> Iterator[ParameterAxis]:
         """Every labelled parameter axis; an axis summed over anywhere is an input axis."""
@@ -155,18 +169,25 @@ class _Builder:
     def _segments(self) -> Ids:
         return self._numbered(self.group, self.profile)
 
+    def _places(self) -> Ids:
+        """A hash of the rows of a unit, where rows of a joint array split segments evenly."""
+        places = np.zeros(self.partition.num_components, np.int64)
+        for rows, (row, unit, held, whole) in zip(self.rows, self.held, strict=True):
+            if len(held) and (held < whole).any() and held.min() > 1 and (whole % held == 0).all():
+                np.add.at(places, unit, _hashes(self.rng, len(rows.components))[row])
+        return places
+
     def ties(self) -> list[tuple[Ids, Ids]]:
         """Label pairs to unite so that every joint array can stay a box."""
         found = []
-        sizes = np.bincount(self.segment[self.units], minlength=1) if self.units.any() else np.zeros(1, int)
         kinds = self._profile_salts()
-        for rows in self.rows:
-            if not self.units[rows.components].any():
+        for rows, (_, _, held, whole) in zip(self.rows, self.held, strict=True):
+            if not len(held):
                 continue
             marks = kinds[rows.components].sum(1)
             if (marks != marks[0]).any():
                 found.append((rows.ids, np.broadcast_to(rows.ids[:1], rows.ids.shape)))
-            elif self._partial(rows, sizes):
+            elif (held != whole).any():  # some row holds only a part of a segment
                 found.append((rows.ids, np.broadcast_to(rows.ids[:, :1], rows.ids.shape)))
         return found
 
@@ -176,14 +197,17 @@ class _Builder:
         salts = np.concatenate([_hashes(self.rng, int(number.max(initial=0)) + 1), [1]])
         return np.asarray(salts[number])
 
-    def _partial(self, rows: _Rows, sizes: Ids) -> bool:
-        """Whether some row holds only a part of a segment."""
+    def _held(self, rows: _Rows) -> tuple[Ids, Ids, Ids, Ids]:
+        """Rows and units that meet, how many units of its segment the row holds, and how many there are."""
         count = len(rows.components)
         number = np.arange(count)[:, None] * self.partition.num_components
         pairs = np.unique((rows.components + number)[self.units[rows.components]])
         row, unit = np.divmod(pairs, self.partition.num_components)
-        cells, held = np.unique(row * len(sizes) + self.segment[unit], return_counts=True)
-        return bool((held != sizes[cells % len(sizes)]).any())
+        sizes = np.bincount(self.segment[self.units], minlength=1)
+        _, cell, held = np.unique(
+            row * len(sizes) + self.segment[unit], return_inverse=True, return_counts=True
+        )
+        return row, unit, held[cell], sizes[self.segment[unit]]
 
     def build(self) -> CouplingGraph:
         """The coupling graph; couples stand in the order of their first parameter entry."""
@@ -203,7 +227,7 @@ class _Builder:
             if len(units)
             else []
         )
-        couples = _named([self._couple(m, u) for m, u in zip(members, split, strict=True)])
+        couples = numbered([self._couple(m, u) for m, u in zip(members, split, strict=True)])
         shapes = dict(self.analysis.program.parameters)
         return CouplingGraph(
             tuple(couples), tuple(self._frozen()), self.axes, shapes, couple_of, self.segment, self._bundles()
@@ -231,7 +255,7 @@ class _Builder:
         kind = next((k for tag, k in _KINDS if tags & tag), "lowrank")
         slot = int(self.slot[units[0]])
         return Couple(
-            f"{_common_path([m.parameter for m in members])}.{kind}".lstrip("."),
+            f"{common_path([m.parameter for m in members])}.{kind}".lstrip("."),
             kind,
             tuple(members),
             units,
@@ -265,31 +289,3 @@ class _Builder:
 def _distinct(components: Ids) -> Ids:
     """Distinct components; those of most axes come in ascending order and need no sorting."""
     return components if (np.diff(components) > 0).all() else np.unique(components)
-
-
-def _common_path(names: list[str]) -> str:
-    parts = [n.split(".")[:-1] for n in names]
-    common = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    return ".".join(common)
-
-
-def _named(couples: list[Couple]) -> list[Couple]:
-    """Number couples of one name: by head where they have one."""
-    groups: dict[tuple[str, tuple[Member, ...]], list[int]] = {}
-    for i, c in enumerate(couples):
-        groups.setdefault((c.name, c.weights), []).append(i)
-    result = list(couples)
-    taken: dict[str, int] = {}
-    for (name, _), numbers in groups.items():
-        taken[name] = taken.get(name, 0) + 1
-        base = name if taken[name] == 1 else f"{name}{taken[name]}"
-        for head, i in enumerate(numbers):
-            alone = len(numbers) == 1
-            result[i] = replace(
-                couples[i], name=base if alone else f"{base}[{head}]", head=None if alone else head
-            )
-    return result

@@ -187,7 +187,7 @@ def target_name(node: fx.Node) -> str:
     """Name under which the rule table knows the node's operator."""
     target = ops.STANDS_FOR.get(node.target, node.target)
     if target is CUSTOM_FUNCTION:
-        return f"torch.autograd.Function {CUSTOM_FUNCTION.known[int(node.args[0])].__name__}"  # type: ignore[arg-type]
+        return f"torch.autograd.Function {CUSTOM_FUNCTION.known[int(node.args[0])].__name__}"  # type: ignore[arg-type,union-attr]
     return (
         str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
     )
