@@ -88,8 +88,7 @@ class CompiledModel(nn.Module):
             return self.source.generate(*args, **kwargs)
 
     def _run(self, named: Mapping[str, Any]) -> Any:
-        signature = self._signatures.of(named, self.removal)
-        leaves = signature.program.leaves(named)
+        signature, leaves = self._signatures.of(named, self.removal)
         return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
 
     def train(self, mode: bool = True) -> CompiledModel:
@@ -255,15 +254,10 @@ class CompiledModel(nn.Module):
         for batch in batches:
             args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
             named = bind(self.source.forward, args, batch if isinstance(batch, Mapping) else {})
-            signature = self._signatures.of(named, self.removal)
+            signature, leaves = self._signatures.of(named, self.removal)
             analysis = signature.coupled[1]
             dead = dead_labels(analysis, self.removal)
-            result.run(
-                analysis,
-                dead,
-                self._signatures.shrunk(signature, self.removal),
-                signature.program.leaves(named),
-            )
+            result.run(analysis, dead, self._signatures.shrunk(signature, self.removal), leaves)
         return result.result()
 
     def apply(self, plan: Any, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:  # type: ignore[override]
@@ -278,7 +272,12 @@ class CompiledModel(nn.Module):
         """
         if callable(plan) and not hasattr(plan, "removal"):
             return super().apply(plan)  # type: ignore[return-value]
-        removal: Removal = getattr(plan, "removal", plan)
+        self._signatures.first(self.removal)  # labels tell which entries may only go together
+        self.carry_out(getattr(plan, "removal", plan), optimizer)
+        return None
+
+    def carry_out(self, removal: Removal, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
+        """As :meth:`apply`, also before any capture: what does not fit shows at the first call then."""
         smaller = cuts(self.removal, removal, self._shapes)
         executables = [(s, self._signatures.shrunk(s, removal)) for s in self._signatures]
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
@@ -287,7 +286,6 @@ class CompiledModel(nn.Module):
         for signature, executable in executables:
             signature.executable = executable
         self.removal = removal
-        return None
 
     def save(self, path: str | Path) -> None:
         """Write weights and removal into a folder, for :func:`load`."""

@@ -17,6 +17,18 @@ class InputError(EcoSpaError):
     """Raised when a call does not fit the capture: other inputs, or a size that capture had to fix."""
 
 
+class SizeError(InputError):
+    """Raised when a call has a size that differs from the one that the capture had to fix.
+
+    Attributes:
+        one: whether one of the two sizes is 1, which captures always tell apart.
+    """
+
+    def __init__(self, message: str, one: bool = False) -> None:
+        super().__init__(message)
+        self.one = one
+
+
 class AnalysisError(EcoSpaError):
     """Raised when labels cannot be propagated because the graph contradicts itself."""
 

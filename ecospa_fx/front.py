@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ecospa_fx.compiled import CompiledModel
@@ -46,9 +47,21 @@ def compile(
         if not args and not kwargs and model.example_inputs:
             args, kwargs = model.example_inputs
         model = model.module(check_guards=False)
+    if isinstance(model, fx.GraphModule):
+        model = _taking_any_call(model)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"compile takes a module or an exported program, not {type(model).__name__}")
     return CompiledModel(model, args, kwargs, check)
+
+
+def _taking_any_call(module: fx.GraphModule) -> fx.GraphModule:
+    """The same module without the hooks of an export, which insist on how arguments were passed.
+
+    Sizes are checked by the capture itself.
+    """
+    twin: fx.GraphModule = object.__new__(type(module))
+    twin.__dict__ = {**module.__dict__, "_forward_pre_hooks": OrderedDict()}
+    return twin
 
 
 def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledModel:
@@ -68,6 +81,6 @@ def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledM
     expected = {n: (removal.shape(n, tuple(t.shape)), t.dtype) for n, t in unique_tensors(model).items()}
     tensors = load_tensors(path, expected)
     compiled = CompiledModel(model, check=check)
-    compiled.apply(removal)
+    compiled.carry_out(removal)
     fill(compiled, tensors)
     return compiled

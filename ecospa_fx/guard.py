@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ecospa_fx.errors import InputError
+from ecospa_fx.errors import InputError, SizeError
 from ecospa_fx.sizes import hint, static
 
 
@@ -51,8 +51,9 @@ def _check_tensor(name: str, want: torch.Tensor, have: Any, sizes: dict[str, int
         fixed = sizes.setdefault(str(w), int(h)) if only is None else only
         if fixed != h:
             why = "another input has" if only is None else "the capture had to fix"
-            raise InputError(
+            raise SizeError(
                 f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
                 "call with that size, or compile the model anew with inputs of the new one "
-                f"(captured with {tuple(hint(n) for n in want.shape)})"
+                f"(captured with {tuple(hint(n) for n in want.shape)})",
+                one=only is not None and 1 in (h, only),
             )

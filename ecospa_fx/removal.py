@@ -67,13 +67,19 @@ class Removal:
         return cls(shapes, removed)
 
 
+def sorted_within(indices: Ids, size: int) -> bool:
+    """Whether indices ascend, each once, within ``[0, size)``."""
+    return bool((np.diff(indices) > 0).all() and (indices >= 0).all() and (indices < size).all())
+
+
 def _checked(name: str, shape: tuple[int, ...], axis: int, indices: Any) -> Ids:
     if not 0 <= axis < len(shape):
         raise PlanError(f"the plan names axis {axis} of {name!r}, which has shape {list(shape)}")
-    found = np.unique(np.asarray(indices, dtype=np.int64))
-    if len(found) != len(indices) or (len(found) and not 0 <= found[0] <= found[-1] < shape[axis]):
+    whole = isinstance(indices, list) and all(type(i) is int for i in indices)
+    found = np.sort(np.asarray(indices if whole else [-1], dtype=np.int64))
+    if not sorted_within(found, shape[axis]):
         raise PlanError(
-            f"the plan has indices outside of, or twice on, axis {axis} of {name!r} (size {shape[axis]})"
+            f"the plan needs whole numbers, each once, within axis {axis} of {name!r} (size {shape[axis]})"
         )
     if len(found) >= shape[axis]:
         raise PlanError(f"the plan would leave axis {axis} of {name!r} empty")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.errors import CaptureError
+from ecospa_fx.errors import CaptureError, SizeError
 from ecospa_fx.executable import Executable
 from ecospa_fx.generation import original_forward, with_dense_caches
 from ecospa_fx.passes.couple import couple
@@ -56,21 +56,32 @@ class Signatures:
         self.shapes, self.check = shapes, check
         self._model, self._owner = model, owner
         self._modules = list(model.modules())
-        self._known: dict[tuple[Any, ...], Signature] = {}
+        self._known: dict[tuple[Any, ...], list[Signature]] = {}
 
     def __iter__(self) -> Iterator[Signature]:
-        return iter(self._known.values())
+        return (signature for variants in self._known.values() for signature in variants)
 
-    def of(self, named: Mapping[str, Any], removal: Removal) -> Signature:
-        """The signature of a call, captured and shrunk if it is new.
+    def of(self, named: Mapping[str, Any], removal: Removal) -> tuple[Signature, list[Any]]:
+        """The signature of a call, captured and shrunk if it is new, and the call's flat inputs.
+
+        Graphs tell sizes of 1 from all others, so there may be one for one token and one for many.
 
         Raises:
+            InputError: the call does not fit, or has another size than the capture had to fix.
             CaptureError: this kind of call cannot be captured.
         """
-        key = key_of(named, self._modules, next(self._model.parameters(), None))
-        if key not in self._known:
-            self._known[key] = self._opened(named, removal)
-        return self._known[key]
+        variants = self._known.setdefault(
+            key_of(named, self._modules, next(self._model.parameters(), None)), []
+        )
+        for signature in variants:
+            try:
+                return signature, signature.program.leaves(named)
+            except SizeError as error:
+                if not error.one:
+                    raise
+        signature = self._opened(named, removal)
+        variants.append(signature)
+        return signature, signature.program.leaves(named)
 
     def first(self, removal: Removal) -> Signature:
         """The signature whose couples count; captured from what the model offers, if need be.
@@ -78,9 +89,9 @@ class Signatures:
         Raises:
             CaptureError: the model has not been called and offers no inputs of its own.
         """
-        if not self._known:
+        if not any(self._known.values()):
             self.of(bind(self._model.forward, (), self._offered()), removal)
-        return next(iter(self._known.values()))
+        return next(iter(self))
 
     def shrunk(self, signature: Signature, removal: Removal) -> Executable:
         """The graph of a signature after a removal.
@@ -95,13 +106,17 @@ class Signatures:
     def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:
         """The same for a copy of the model; dense programs are never changed, so both share them."""
         twin = Signatures(model, owner, self.shapes, self.check)
-        for key, mine in self._known.items():
-            program = mine.program
-            executable = Executable(program.graph, program.constants, owner)
-            twin._known[key] = signature = Signature(mine.inputs, program, executable, mine._coupled)
-            if removal.removed:
-                signature.executable = twin.shrunk(signature, removal)
+        for key, variants in self._known.items():
+            twin._known[key] = [twin._adopted(mine, removal) for mine in variants]
         return twin
+
+    def _adopted(self, other: Signature, removal: Removal) -> Signature:
+        program = other.program
+        executable = Executable(program.graph, program.constants, self._owner)
+        signature = Signature(other.inputs, program, executable, other._coupled)
+        if removal.removed:
+            signature.executable = self.shrunk(signature, removal)
+        return signature
 
     def _opened(self, named: Mapping[str, Any], removal: Removal) -> Signature:
         example = named

@@ -114,11 +114,19 @@ def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgr
 
 
 def _dynamic_shapes(inputs: Mapping[str, Any]) -> Any:
-    def spec(leaf: Any) -> Any:
-        return dict.fromkeys(range(leaf.dim()), Dim.AUTO) if isinstance(leaf, torch.Tensor) else None
-
     leaves, tree = pytree.tree_flatten(dict(inputs))
-    return _mirror(tree, iter([spec(x) for x in leaves]))
+    return _mirror(tree, iter([_free(x, s) for x, s in zip(leaves, state_leaves(tree), strict=True)]))
+
+
+def _free(leaf: Any, state: bool) -> dict[int, Any] | None:
+    """Axes whose sizes stay symbolic: all, but of images and videos only those before the channels.
+
+    A graph for every height and width takes minutes to trace, and most models allow but one.
+    """
+    if not isinstance(leaf, torch.Tensor):
+        return None
+    image = leaf.dim() > 3 and leaf.is_floating_point() and not state and leaf.shape[-3] > 1
+    return dict.fromkeys(range(leaf.dim() - 3 if image else leaf.dim()), Dim.AUTO)
 
 
 def _mirror(tree: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:

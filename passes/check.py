@@ -148,7 +148,7 @@ def without_dropout(graph: fx.Graph) -> fx.Graph:
     for node in graph.nodes:
         env[node] = copied = plain.node_copy(node, env.__getitem__)
         target = str(node.target)
-        if target.startswith("aten.dropout") and len(copied.args) == 3:
+        if target.startswith(("aten.dropout", "aten.native_dropout")) and len(copied.args) == 3:
             copied.args = (*copied.args[:2], False)
         elif "scaled_dot_product_attention" in target:
             if len(copied.args) > 4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,5 +120,16 @@ def _statistics(present: Present, gradients: Gradients, kinds: Sequence[str]) ->
         gradients = own
     if isinstance(gradients, torch.Tensor) or not isinstance(gradients, Iterable):
         raise GradientError(f"grads maps parameter names to gradients; {type(gradients).__name__} does not")
-    samples = [gradients] if isinstance(gradients, Mapping) else gradients
+    samples = _samples([gradients] if isinstance(gradients, Mapping) else gradients)
     return gradient_statistics(present.graph, present.removal, present.parameters, samples, kinds=kinds)
+
+
+def _samples(gradients: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:
+    for sample in gradients:
+        if not isinstance(sample, Mapping):
+            raise GradientError(
+                "grads maps parameter names to gradients, or is an iterable of such mappings, not of "
+                f"{type(sample).__name__}; for one set of gradients pass "
+                "{name: p.grad for name, p in model.named_parameters()}"
+            )
+        yield sample

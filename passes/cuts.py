@@ -8,8 +8,9 @@ import numpy as np
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import PlanError
+from ecospa_fx.labels import Ids
 from ecospa_fx.masked import narrow
-from ecospa_fx.removal import Removal
+from ecospa_fx.removal import Removal, sorted_within
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -39,10 +40,21 @@ def cuts(before: Removal, after: Removal, shapes: Shapes) -> dict[str, Parameter
 
 def _strangers(removal: Removal, shapes: Shapes) -> list[str]:
     return [
-        f"{name} is of shape {removal.shapes[name]} in the plan and {shapes.get(name, 'absent')} in the model"
+        f"{name} is of shape {removal.shapes.get(name)} in the plan and {shapes.get(name, 'absent')} "
+        "in the model"
         for name in removal.removed
-        if removal.shapes[name] != shapes.get(name)
+        if removal.shapes.get(name) != shapes.get(name)
+    ] + [
+        f"axis {axis} of {name} has no such indices, or would be left empty"
+        for name, axes in removal.removed.items()
+        for axis, gone in axes.items()
+        if name in shapes and not _fits(gone, axis, shapes[name])
     ]
+
+
+def _fits(gone: Ids, axis: int, shape: tuple[int, ...]) -> bool:
+    """Whether indices are sorted, exist, and leave something."""
+    return 0 <= axis < len(shape) and sorted_within(gone, shape[axis]) and len(gone) < shape[axis]
 
 
 def _revived(before: Removal, after: Removal) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ecospa_fx.errors import PlanError
-from ecospa_fx.labels import Ids
+from ecospa_fx.labels import Ids, Partition
 from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
 
@@ -30,9 +30,16 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
         for ids in axes:
             if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
                 torn.append(name)
+    hollow = components[partition.coarse] & ~components[partition.fine]
+    torn += [n for n, axes in analysis.labels.items() if _holds(axes, partition, partition.coarse[hollow])]
     if torn or (components & (partition.pin >= 0)).any():
         raise PlanError(
             "this call of the model ties more entries together than the plan removes: "
             f"{', '.join(dict.fromkeys(torn))[:300]}"
         )
     return np.asarray(components[partition.component])
+
+
+def _holds(axes: tuple[Ids | None, ...], partition: Partition, components: Ids) -> bool:
+    """Whether labels of a parameter belong to one of the components."""
+    return any(ids is not None and np.isin(partition.component[ids], components).any() for ids in axes)

@@ -46,8 +46,9 @@ class _Walk:
         gone = 0
         for source in inputs:
             gone |= self.left[source]
+            summed = self._summed(node, source)
             for component, streams in self.inside[source].items():
-                if component not in carried or source.op == "get_attr":
+                if component not in carried or component in summed or source.op == "get_attr":
                     gone |= streams
                     continue
                 if here.get(component, 0) & self.left[source] or any(
@@ -66,9 +67,22 @@ class _Walk:
             on_board |= streams
         self.inside[node], self.left[node] = here, gone & ~on_board  # a norm leaves and joins in one breath
 
-    def _carried(self, value: Any) -> dict[int, Ids]:
-        """One representative component of each label array, with all components of the array."""
+    def _summed(self, node: fx.Node, source: fx.Node) -> set[int]:
+        """Components of ``source`` that a sum of products ends; a square weight brings the same anew."""
+        call = self.analysis.calls.get(node)
+        value = self.analysis.values.get(source)
+        ended: set[int] = set()
+        for join in call.joins if call is not None else ():
+            for name, axes in join.operands:
+                if not join.gather and call is not None and call.args.get(name) is value:
+                    gone = {i for i, axis in enumerate(axes) if axis >= call.out.rank}
+                    ended |= {c for i in gone for c in self._carried(value, i)}
+        return ended
+
+    def _carried(self, value: Any, axis: int | None = None) -> dict[int, Ids]:
+        """One representative component of each label array (over ``axis``), with all components of it."""
         values = value if isinstance(value, list | tuple) else [value]
         arrays = [array for v in values if isinstance(v, Value) for array in v.arrays]
+        arrays = [a for a in arrays if axis is None or axis in a.axes]
         component = self.analysis.partition.component
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}

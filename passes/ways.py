@@ -106,6 +106,8 @@ def unlike_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any] 
     taken = {n for p in model.parameters() for n in p.shape} | {n for t in tensors for n in t.shape[1:]}
     sizes = {(0, batch): next(p for p in _PRIMES if p not in taken) for batch in batches}
     tokens = {t.shape[1] for t in tensors if t.dim() == 2 and not t.is_floating_point()}
+    if tokens == {1} and all(t.shape[1] == 1 for t in tensors if t.dim() > 1):
+        tokens, sizes[(1, 1)] = set(), next(p for p in _PRIMES if p not in taken and p not in sizes.values())
     for length in sorted(tokens):
         smaller = [p for p in _PRIMES if p <= length and p not in taken and p not in sizes.values()]
         sizes[(1, length)] = smaller[-1] if smaller else length

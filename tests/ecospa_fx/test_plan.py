@@ -67,7 +67,7 @@ def put(*path_and_value: Any) -> Callable[[dict[str, Any]], None]:
         (put("settings", "top_k", 2.0), "top_k is 2.0"),
         (put("settings", "colour", "red"), "unknown entry 'colour'"),
         (put("settings", "kinds", "ffn"), "not of type list"),
-        (put("removal", "removed", "a.weight", "0", [9]), "outside"),
+        (put("removal", "removed", "a.weight", "0", [9]), "within"),
         (put("removal", "removed", "a.weight", "0", [0, 1, 2, 3]), "empty"),
         (put("removal", "removed", "a.weight", "x", [0]), "cannot be read"),
         (put("removal", "removed", []), "not of type dict"),

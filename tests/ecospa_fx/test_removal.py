@@ -35,9 +35,9 @@ def test_indices_are_sorted() -> None:
 
 
 REFUSED = {
-    "beyond": ([4], "0", "outside of"),
-    "below": ([-1], "0", "outside of"),
-    "twice": ([1, 1], "0", "twice"),
+    "beyond": ([4], "0", "within axis"),
+    "below": ([-1], "0", "within axis"),
+    "twice": ([1, 1], "0", "each once"),
     "all": ([0, 1, 2, 3], "0", "empty"),
     "axis": ([0], "2", "names axis 2 of 'w'"),
     "negative axis": ([0], "-1", "names axis -1 of 'w'"),

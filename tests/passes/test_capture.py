@@ -15,7 +15,7 @@ from torch.export import export
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ecospa_fx
-from ecospa_fx.errors import CaptureError, InputError
+from ecospa_fx.errors import CaptureError
 from ecospa_fx.testing import assert_equals_masked, random_removal
 from tests.models.config import Config
 from tests.models.masked import assert_close
@@ -70,7 +70,6 @@ def test_batch_and_sequence_stay_free() -> None:
         assert compiled.verify(*x).within(1e-9), sizes
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="a first call of one token fixes the length to one")
 def test_the_length_stays_free_after_a_call_with_one_token() -> None:
     compiled = ecospa_fx.compile(nn.Sequential(nn.Embedding(5, 4), Attention(0.0, 4)))
     assert compiled(torch.ones(2, 1, dtype=torch.long)).shape == (2, 1, 4)
@@ -154,16 +153,13 @@ def ffn() -> nn.Sequential:
 
 
 AUTO = torch.export.Dim.AUTO
-POSITIONAL = pytest.mark.xfail(
-    strict=True, raises=CaptureError, reason="positional inputs of an exported program come back as keywords"
-)
 SOURCES = {
     "module": lambda m: m,
     "symbolic trace": fx.symbolic_trace,
     "exported with keywords": lambda m: export(m, (), {"input": X}),
     "dynamic": lambda m: export(m, (), {"input": X}, dynamic_shapes={"input": {0: AUTO, 1: AUTO}}),
-    "exported": pytest.param(lambda m: export(m, (X,)), marks=POSITIONAL),
-    "exported module": pytest.param(lambda m: export(m, (X,)).module(), marks=POSITIONAL),
+    "exported": lambda m: export(m, (X,)),
+    "exported module": lambda m: export(m, (X,)).module(),
 }
 
 

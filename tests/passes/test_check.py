@@ -57,10 +57,7 @@ def test_a_capture_is_compared(model: Dropping, training: bool, deterministic: b
             check_capture(model, doubled(program), {"x": X}, deterministic)
 
 
-DECOMPOSED = pytest.mark.xfail(strict=True, reason="native_dropout, as decompositions write it, still drops")
-
-
-@pytest.mark.parametrize("statistics", [False, pytest.param(True, marks=DECOMPOSED)])
+@pytest.mark.parametrize("statistics", [False, True])
 def test_dropout_is_left_out(model: Dropping, statistics: bool) -> None:
     model.norm.train(statistics)
     program = capture(model, {"x": X})

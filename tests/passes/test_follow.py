@@ -54,10 +54,7 @@ def test_a_head_dies_with_all_that_it_is_made_of(analysis: Analysis) -> None:
 
 TORN = {
     "keys without queries": {"k": (0, [1])},
-    "a head without its values": pytest.param(
-        {"s": (0, [1])},
-        marks=pytest.mark.xfail(strict=True, reason="outer indices may die before inner ones"),
-    ),
+    "a head without its values": {"s": (0, [1])},
     "what the model returns": {"o": (0, [1])},
     "values without a head's scale": {n: w for n, w in WHOLE.items() if n != "s"},
 }

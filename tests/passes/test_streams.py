@@ -63,9 +63,7 @@ CASES = {
     "residual": (stream, True),
     "pre-norm": (normed, True),
     "post-norm": (post, True),
-    "one matrix": pytest.param(
-        single, True, marks=pytest.mark.xfail(strict=True, reason="a square weight never leaves its stream")
-    ),
+    "one matrix": (single, True),
     "gate": (gate, False),
     "rotary": (rotary, False),
     "adapter": (adapter, False),
