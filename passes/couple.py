@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,14 +61,19 @@ class _Rows:
 
 
 def _rows(analysis: Analysis) -> Iterator[_Rows]:
-    seen: set[int] = set()
+    """Every joint array once, however many values carry it."""
+    seen: set[Any] = set()
     for value in analysis.leaves():
         for array in value.arrays:
             if len(array.axes) > 1 and id(array.ids) not in seen:
                 seen.add(id(array.ids))
                 ids = np.moveaxis(array.ids, _inner(value, array.axes), -1)
                 ids = ids.reshape(-1, ids.shape[-1])
-                yield _Rows(ids, analysis.partition.component[ids])
+                components = analysis.partition.component[ids]
+                key = (ids.shape, components.tobytes())
+                if key not in seen:
+                    seen.add(key)
+                    yield _Rows(ids, components)
 
 
 def _inner(value: Value, axes: frozenset[int]) -> int:
