@@ -13,15 +13,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, PlanError
 from ecospa_fx.generation import in_place_of_forward
 from ecospa_fx.masked import Difference
-from ecospa_fx.passes import remap
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
 from ecospa_fx.passes.choose import Gradients, Present, choose
-from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.plan import Plan, PlanSettings
@@ -123,6 +122,16 @@ class CompiledModel(nn.Module):
     def analysis(self) -> Analysis:
         """Labels of every node of the dense graph."""
         return self._signatures.first(self.removal).coupled[1]
+
+    @property
+    def signatures(self) -> Signatures:
+        """Every way in which the model has been called."""
+        return self._signatures
+
+    @property
+    def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every parameter before anything was removed, by all its names."""
+        return self._shapes
 
     def explain(self, parameter: str) -> str:
         """What holds and what moves one parameter."""
@@ -278,14 +287,8 @@ class CompiledModel(nn.Module):
 
     def carry_out(self, removal: Removal, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """As :meth:`apply`, also before any capture: what does not fit shows at the first call then."""
-        smaller = cuts(self.removal, removal, self._shapes)
-        executables = [(s, self._signatures.shrunk(s, removal)) for s in self._signatures]
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        transfer = remap.prepare(dict(self.named_parameters()), smaller, optimizers)
-        transfer.commit()
-        for signature, executable in executables:
-            signature.executable = executable
-        self.removal = removal
+        prepare(self, removal, optimizers).commit()
 
     def save(self, path: str | Path) -> None:
         """Write weights and removal into a folder, for :func:`load`."""
