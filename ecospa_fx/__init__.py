@@ -4,6 +4,7 @@ from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
     AnalysisError,
+    BackwardError,
     CaptureError,
     CoupleError,
     EcoSpaError,
@@ -15,6 +16,8 @@ from ecospa_fx.errors import (
     PlanError,
     RewriteError,
     RuleError,
+    ScoreError,
+    SizeError,
     VerifyError,
 )
 from ecospa_fx.fisher import FisherAccumulator
@@ -29,6 +32,7 @@ from ecospa_fx.scores import register_score
 
 __all__ = [
     "AnalysisError",
+    "BackwardError",
     "CaptureError",
     "CompiledModel",
     "Couple",
@@ -48,6 +52,8 @@ __all__ = [
     "Removal",
     "RewriteError",
     "RuleError",
+    "ScoreError",
+    "SizeError",
     "SparsifyReport",
     "VerifyError",
     "__version__",

@@ -7,19 +7,47 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import InputError, SizeError
+from ecospa_fx.signature import POSITIONAL
 from ecospa_fx.sizes import hint, static
 
 
-def input_guard(placeholders: Sequence[fx.Node], state: Sequence[bool]) -> Callable[[list[Any]], None]:
+def input_names(placeholders: Sequence[fx.Node], spec: pytree.TreeSpec | None) -> list[str]:
+    """What users call the flat inputs, such as ``input_ids`` or ``cache[0]``.
+
+    Args:
+        placeholders: the inputs of the captured graph.
+        spec: structure of its positional and keyword arguments.
+    """
+    names = [n.name for n in placeholders]
+    if spec is None or spec.num_leaves != len(names):
+        return names
+    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(names, spec))
+    return [_spoken(path) for path, _ in paths]
+
+
+def _spoken(path: Sequence[Any]) -> str:
+    """``(1, 'mask', 0)`` → ``mask[0]``; ``(0, 2)`` → ``argument 2``."""
+    first = str(getattr(path[1], "key", getattr(path[1], "idx", "")))
+    first = (
+        f"argument {first.removeprefix(POSITIONAL)}" if first.removeprefix(POSITIONAL).isdigit() else first
+    )
+    return first + pytree.keystr(tuple(path[2:]))
+
+
+def input_guard(
+    placeholders: Sequence[fx.Node], state: Sequence[bool], names: Sequence[str]
+) -> Callable[[list[Any]], None]:
     """A check of flat inputs against the sizes that capture had to fix.
 
     Args:
         placeholders: the inputs of the captured graph.
+        names: what users call them.
         state: which of them are a cache, whose heads and widths shrink with the model.
     """
-    expected = [(n.name, n.meta.get("val")) for n in placeholders]
+    expected = [(name, n.meta.get("val")) for name, n in zip(names, placeholders, strict=True)]
     state = (*state, *[False] * (len(expected) - len(state)))
 
     def guard(inputs: list[Any]) -> None:

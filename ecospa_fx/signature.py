@@ -32,8 +32,12 @@ def bind(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         raise InputError(f"the call does not fit forward{signature}: {error}") from error
     named: dict[str, Any] = {}
     position = 0
+    kinds = {name: signature.parameters[name].kind for name in bound}
+    starred = inspect.Parameter.VAR_POSITIONAL in kinds.values()  # then all before it go by position, too
     for name, value in bound.items():
-        kind = signature.parameters[name].kind
+        kind = kinds[name]
+        if starred and kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            kind = inspect.Parameter.POSITIONAL_ONLY
         if kind is inspect.Parameter.VAR_KEYWORD:
             named.update({k: value[k] for k in sorted(value)})
         elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
@@ -42,7 +46,7 @@ def bind(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
                 position += 1
         else:
             named[name] = value
-    return {k: v for k, v in named.items() if v is not None}
+    return {k: v for k, v in named.items() if v is not None or (k.startswith(POSITIONAL) and starred)}
 
 
 def unbind(named: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

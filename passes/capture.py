@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -20,8 +19,9 @@ from torch.utils import _pytree as pytree
 from ecospa_fx.diagnosis import explain_failure
 from ecospa_fx.errors import BackwardError, CaptureError, InputError
 from ecospa_fx.functions import kept_whole
-from ecospa_fx.guard import input_guard
+from ecospa_fx.guard import input_guard, input_names
 from ecospa_fx.passes.normalise import normalise, writes_through_views
+from ecospa_fx.passes.patches import traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.passes.ways import Way, constants_known, ways
@@ -95,10 +95,8 @@ def _guards(
 def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgram:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
-        for context in _transformers_patches(model):
-            stack.enter_context(context)
+        stack.enter_context(traceable(model))
         stack.enter_context(_flat_signature(model, inputs, way.fixed))
-        stack.enter_context(_no_fast_path())
         if way.fixed:
             stack.enter_context(constants_known())
         if way.whole:
@@ -159,17 +157,6 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """``torch.nn``'s fused inference kernels hide the graph."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextlib.contextmanager
 def _flat_signature(
     model: nn.Module, inputs: Mapping[str, Any], fixed: frozenset[str] = frozenset()
 ) -> Iterator[None]:
@@ -196,34 +183,6 @@ def _flat_signature(
             model.forward = original
         else:
             del model.forward
-
-
-def _transformers_patches(model: nn.Module) -> list[Any]:
-    """What transformers' own exporter does to make its models traceable, taken from it."""
-    try:
-        from transformers import PreTrainedModel
-        from transformers.exporters import exporter_dynamo as dynamo
-        from transformers.exporters import utils
-    except ImportError:
-        return []
-    if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
-        return []
-    dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
-    return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model), _masks_without_vmap()]
-
-
-def _masks_without_vmap() -> Any:
-    """Mask functions take index tensors that broadcast just as well: a graph cannot hold ``vmap``."""
-    from transformers import masking_utils
-
-    def expansion(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def mask(*indices: torch.Tensor) -> torch.Tensor:
-            found = function(*masking_utils._non_vmap_expansion_sdpa(*indices))
-            return found.expand([len(i) for i in indices])
-
-        return mask
-
-    return mock.patch.object(masking_utils, "_vmap_expansion_sdpa", expansion)
 
 
 def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> Program:
@@ -264,7 +223,7 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
         parameters,
         out_spec,
         tuple(n.name for n in placeholders),
-        input_guard(placeholders, state_in),
+        input_guard(placeholders, state_in, input_names(placeholders, exported.call_spec.in_spec)),
         state_in=state_in,
         state_out=tuple(state_leaves(out_spec)),
     )

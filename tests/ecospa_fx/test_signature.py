@@ -24,6 +24,12 @@ BOUND: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], dict
     "by keyword": (plain, (), {"mask": 2, "x": 1}, {"x": 1, "mask": 2}),
     "none left out": (plain, (1, None), {}, {"x": 1}),
     "only by position": (forward, (1, 2), {}, {"_positional_0": 1, "_positional_1": 2}),
+    "before a star": (
+        forward,
+        (1, None, 3, 4),
+        {},
+        {f"_positional_{i}": v for i, v in enumerate((1, None, 3, 4))},
+    ),
     "keywords sorted": (forward, (1,), {"b": 2, "a": 3}, {"_positional_0": 1, "a": 3, "b": 2}),
 }
 

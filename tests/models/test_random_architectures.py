@@ -56,6 +56,26 @@ def test_removal_equals_masking(c: Config) -> None:
     check_everything(c)
 
 
+STREAMS = [
+    Config(),
+    Config(norm="layer", place="post", position="learned", tied=True),
+    Config(norm="rms_by_hand", place="sandwich", projection="fused", rope="half", cross=True),
+    Config(norm="rms", parallel=True, projection="einsum", activation="swiglu", lora=2),
+]
+
+
+@pytest.mark.parametrize("c", STREAMS, ids=str)
+def test_the_residual_stream_can_shrink_too(c: Config) -> None:
+    model = build(c)
+    masked, compiled = MaskedModel(model), compiled_of(model, c)
+    units = sum(x.num_units for x in compiled.couplings if x.kind == "residual")
+    assert units == c.width
+    for seed in range(2):
+        compiled.apply(random_removal(compiled, 0.3, seed, kinds=("residual", "ffn")))
+        assert_same(compiled, masked, lambda m: m(*tokens(c, 5, 11, seed=1)))
+    assert compiled.get_parameter("norm.weight").shape[0] < c.width
+
+
 @settings(max_examples=FEW)
 @given(configs())
 def test_removing_zero_pairs_changes_nothing(c: Config) -> None:
