@@ -24,7 +24,8 @@ def input_names(placeholders: Sequence[fx.Node], spec: pytree.TreeSpec | None) -
     names = [n.name for n in placeholders]
     if spec is None or spec.num_leaves != len(names):
         return names
-    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(names, spec))
+    blanks = [torch.empty(0, device="meta")] * len(names)  # a cache counts only tensors as its leaves
+    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(blanks, spec))
     return [_spoken(path) for path, _ in paths]
 
 
