@@ -20,6 +20,7 @@ from ecospa_fx.diagnosis import explain_failure
 from ecospa_fx.errors import BackwardError, CaptureError, InputError
 from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names
+from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.patches import traceable
 from ecospa_fx.passes.prepare import preparation
@@ -53,8 +54,10 @@ def capture(
         if way.idle(failures[-1] if failures else None):
             continue
         try:
-            program = _captured(model, way)
+            program, unrolled = _captured(model, way)
             accept(program)
+            if unrolled and not way.fixed:
+                _check_loops(model, program, inputs)
             return program
         except Exception as error:
             if way.inputs is inputs or isinstance(error, BackwardError):
@@ -63,12 +66,29 @@ def capture(
     raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]
 
 
-def _captured(model: nn.Module, way: Way) -> Program:
+def _captured(model: nn.Module, way: Way) -> tuple[Program, list[int]]:
+    """The program, and the lengths of loops over masks that were unrolled for it."""
     prepare = preparation(model, way.inputs)
     inputs = prepare(way.inputs)
     with _quiet():
-        program = from_exported(_export(model, inputs, way), model)
-    return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed))
+        exported, unrolled = _export(model, inputs, way)
+        program = from_exported(exported, model)
+    return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
+
+
+def _check_loops(model: nn.Module, program: Program, inputs: Mapping[str, Any]) -> None:
+    """Compare with the model where the mask of an unrolled loop is true at few places."""
+    if not any(p.is_meta for p in model.parameters()):
+        check_capture(model, program, {name: _alike(value) for name, value in inputs.items()}, True)
+
+
+def _alike(value: Any) -> Any:
+    """Every token as the first one: all are routed alike. Masks stay."""
+    if not isinstance(value, torch.Tensor) or value.is_floating_point() != (value.dim() == 3):
+        return value
+    if not value.is_floating_point() and (value.dim() != 2 or int(value.max()) < 2):
+        return value
+    return value[:1, :1].expand_as(value).contiguous()
 
 
 def _guards(
@@ -92,16 +112,16 @@ def _guards(
     return guard
 
 
-def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgram:
+def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[ExportedProgram, list[int]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
-        stack.enter_context(traceable(model))
+        unrolled = stack.enter_context(traceable(model))
         stack.enter_context(_flat_signature(model, inputs, way.fixed))
         if way.fixed:
             stack.enter_context(constants_known())
         if way.whole:
             stack.enter_context(kept_whole())
-        return torch.export.export(
+        exported = torch.export.export(
             model,
             (),
             inputs,
@@ -109,6 +129,7 @@ def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> ExportedProgr
             strict=way.strict,
             prefer_deferred_runtime_asserts_over_guards=way.deferred,
         )
+    return exported, unrolled
 
 
 def _dynamic_shapes(inputs: Mapping[str, Any]) -> Any:

@@ -55,5 +55,7 @@ def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:
         return
     index: Any = next((m.get_rope_index for m in model.modules() if hasattr(m, "get_rope_index")), None)
     if index is not None:
-        accepted = inspect.signature(index).parameters
-        full["position_ids"] = index(**{k: full[k] for k in accepted if k in full})[0]
+        accepted = inspect.signature(index).parameters.values()
+        named = [p for p in accepted if p.kind is not p.VAR_KEYWORD]
+        if all(full.get(p.name) is not None for p in named if p.default is p.empty):
+            full["position_ids"] = index(**{p.name: full[p.name] for p in named if p.name in full})[0]

@@ -243,3 +243,45 @@ def test_statistics_are_updated_as_in_eager() -> None:
         net(X)
     assert identical(dict(compiled.state_dict()), dict(other.state_dict()))
     assert int(compiled.get_buffer("1.num_batches_tracked")) == 1
+
+
+class Experts(nn.Module):
+    """Experts looped over by the places that are hit, behind a router that casts itself."""
+
+    def __init__(self, careless: bool = False) -> None:
+        super().__init__()
+        self.router = nn.Linear(8, 3)
+        self.up = nn.ModuleDict({f"expert_{i}": nn.Linear(8, 12) for i in range(3)})
+        self.down = nn.ModuleDict({f"expert_{i}": nn.Linear(12, 8) for i in range(3)})
+        self.careless = careless
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, 8)
+        self.router = self.router.to(torch.float64)
+        chosen = self.router(flat.double()).argmax(-1)
+        mask = F.one_hot(chosen, 3).T
+        out = torch.zeros_like(flat)
+        for place in (mask.sum(-1) > 0).nonzero():
+            rows = torch.where(mask[place[0]])[0]
+            hidden = self.up[f"expert_{place[0]}"](flat[rows]).relu()
+            out = out.index_add(0, rows, self.down[f"expert_{place[0]}"](hidden))
+            if self.careless:
+                out = out + 1
+        return out.reshape(x.shape)
+
+
+def test_loops_over_experts_that_are_hit() -> None:
+    torch.manual_seed(0)
+    model, x = Experts(), torch.randn(2, 7, 8)
+    router = model.router
+    compiled = ecospa_fx.compile(model, args=(x,))
+    assert model.router is router
+    assert {c.kind: c.num_units for c in compiled.couplings} == {"ffn": 12}
+    assert len(compiled.couplings) == 3
+    assert_equals_masked(compiled, torch.randn(3, 5, 8))
+
+
+def test_a_loop_whose_body_counts_the_places_is_refused() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CaptureError):
+        ecospa_fx.compile(Experts(careless=True), args=(torch.randn(2, 7, 8),))

@@ -1,8 +1,10 @@
 """Prepare: what a model computes from its inputs in Python, ahead of the graph."""
 
+from typing import Any
+
 import torch
-from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
 from ecospa_fx.passes.prepare import preparation
 
@@ -20,3 +22,29 @@ def test_a_decoder_needs_nothing_either() -> None:
         hidden_size=8, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
     )
     assert preparation(LlamaModel(config), {"input_ids": torch.ones(1, 3, dtype=torch.long)}) is dict
+
+
+class Positions(nn.Module):
+    def get_rope_index(self, input_ids: Tensor, kinds: Tensor, mask: Tensor | None = None) -> tuple[Tensor]:
+        return (input_ids + kinds,)
+
+    def forward(self, input_ids: Tensor, kinds: Tensor | None = None, position_ids: Any = None) -> Tensor:
+        return input_ids
+
+
+class Outer(PreTrainedModel):  # type: ignore[misc]
+    config_class = LlamaConfig
+
+    def __init__(self) -> None:
+        super().__init__(LlamaConfig())
+        self.inner = Positions()
+
+    def forward(self, input_ids: Tensor, kinds: Tensor | None = None, position_ids: Any = None) -> Tensor:
+        return input_ids
+
+
+def test_positions_come_from_what_is_there() -> None:
+    ids = torch.ones(2, 3, dtype=torch.long)
+    assert preparation(Outer(), {"input_ids": ids}) is dict
+    full = preparation(Outer(), {"input_ids": ids, "kinds": ids})({"input_ids": ids, "kinds": ids})
+    assert (full["position_ids"] == 2).all()

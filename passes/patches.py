@@ -1,0 +1,157 @@
+"""Patches: what models do in Python that a graph cannot hold, and what stands in for it during a capture."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from ecospa_fx.sizes import static
+
+
+@contextlib.contextmanager
+def traceable(model: nn.Module) -> Iterator[list[int]]:
+    """Inside, ``model`` can be traced; afterwards its modules and parameters are where they were.
+
+    Yields:
+        A list that receives the length of every loop that was unrolled over all places of a mask.
+    """
+    unrolled: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for context in (*_transformers(model), _no_fast_path(), _kept(model), _functional_casts()):
+            stack.enter_context(context)
+        stack.enter_context(_loops_over_every_place(unrolled))
+        yield unrolled
+
+
+def _transformers(model: nn.Module) -> list[Any]:
+    """What transformers' own exporter does to make its models traceable, taken from it."""
+    try:
+        from transformers import PreTrainedModel
+        from transformers.exporters import exporter_dynamo as dynamo
+        from transformers.exporters import utils
+    except ImportError:
+        return []
+    if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
+        return []
+    dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
+    return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model), _masks_without_vmap()]
+
+
+def _masks_without_vmap() -> Any:
+    """Mask functions take index tensors that broadcast just as well: a graph cannot hold ``vmap``."""
+    from transformers import masking_utils
+
+    def expansion(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def mask(*indices: torch.Tensor) -> torch.Tensor:
+            found = function(*masking_utils._non_vmap_expansion_sdpa(*indices))
+            return found.expand([len(i) for i in indices])
+
+        return mask
+
+    return mock.patch.object(masking_utils, "_vmap_expansion_sdpa", expansion)
+
+
+@contextlib.contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """``torch.nn``'s fused inference kernels hide the graph."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Modules that ``forward`` replaces come back."""
+    before = [(m, dict(m._modules)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, children in before:
+            if module._modules != children:
+                module._modules.clear()
+                module._modules.update(children)
+
+
+@contextlib.contextmanager
+def _functional_casts() -> Iterator[None]:
+    """A module that is cast inside ``forward`` gives a cast copy: a trace cannot change parameters."""
+    original = nn.Module.to
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        tensors = [*self.parameters(), *self.buffers()]
+        if not any(isinstance(t, torch._subclasses.FakeTensor) for t in map(_inner, tensors)):
+            return original(self, *args, **kwargs)
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        changes = any(_cast(t, device, dtype) is not t for t in tensors)
+        return _cast_copy(self, device, dtype) if changes else self
+
+    with mock.patch.object(nn.Module, "to", to):
+        yield
+
+
+def _inner(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor behind a functional one."""
+    functional = isinstance(tensor, torch._subclasses.functional_tensor.FunctionalTensor)
+    return torch._from_functional_tensor(tensor.elem) if functional else tensor  # type: ignore[attr-defined]
+
+
+def _cast(tensor: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    floating = tensor.is_floating_point() or tensor.is_complex()
+    return (
+        tensor.to(device, dtype if floating else None) if device is not None or dtype is not None else tensor
+    )
+
+
+def _cast_copy(module: nn.Module, device: Any, dtype: torch.dtype | None) -> nn.Module:
+    result = copy.copy(module)
+    result._modules = {n: m and _cast_copy(m, device, dtype) for n, m in module._modules.items()}
+    result._buffers = {}
+    result._parameters = {}
+    for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        object.__setattr__(result, name, None if tensor is None else _cast(tensor, device, dtype))
+    return result
+
+
+@contextlib.contextmanager
+def _loops_over_every_place(unrolled: list[int]) -> Iterator[None]:
+    """A loop over the true places of a mask (the experts that are hit) runs over all of its places.
+
+    Nobody knows at a capture which ones will be true. A place that is not adds nothing wherever the body
+    selects by that same mask; that it does so is checked with inputs that hit few places.
+    """
+    nonzero = torch.Tensor.nonzero
+    iterate: Callable[[torch.Tensor], Iterator[torch.Tensor]] = torch.Tensor.__iter__
+    written: Callable[[torch.Tensor, str], str] = torch.Tensor.__format__
+    places: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def noted(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = nonzero(self, *args, **kwargs)
+        count = static(self.shape[0]) if self.dim() == 1 else None
+        if isinstance(found, torch.Tensor) and count is not None:
+            places[id(found)] = (found, count)
+        return found
+
+    def every(self: torch.Tensor) -> Iterator[torch.Tensor]:
+        found, count = places.get(id(self), (None, 0))
+        if found is not self or static(self.shape[0]) is not None:
+            return iterate(self)
+        unrolled.append(count)
+        return iter([torch.tensor([i], device=self.device) for i in range(count)])
+
+    def named(self: torch.Tensor, spec: str) -> str:
+        value = self.item() if unrolled and self.dim() == 0 else None
+        return format(value, spec) if isinstance(value, int) else written(self, spec)
+
+    with contextlib.ExitStack() as stack:
+        for name, function in (("nonzero", noted), ("__iter__", every), ("__format__", named)):
+            stack.enter_context(mock.patch.object(torch.Tensor, name, function))
+        yield
