@@ -55,6 +55,12 @@ def var(x: Tensor, dim: list[int], correction: float, keepdim: bool, dense: int)
     return total if keepdim else total.squeeze(dim)
 
 
+def spread(x: Tensor, axis: int, places: Tensor, width: int) -> Tensor:
+    """Zeros of ``width`` along ``axis`` with the entries of ``x`` at ``places``."""
+    shape = [width if a == axis else n for a, n in enumerate(x.shape)]
+    return x.new_zeros(shape).index_copy(axis, places, x)
+
+
 def grouped_mm(x: Tensor, w: Tensor, ends: Tensor, dtype: torch.dtype | None) -> Tensor:
     """``out[t] = x[t] @ w[expert(t)]`` for any width, padded with zeros to what the kernel takes.
 

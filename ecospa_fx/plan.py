@@ -12,6 +12,7 @@ from ecospa_fx.errors import PlanError
 from ecospa_fx.removal import Removal
 
 Allocation = Literal["ecospa", "uniform", "global"]
+Heads = Literal["uniform", "ragged"]
 FORMAT = 1
 
 
@@ -30,6 +31,9 @@ class PlanSettings:
         limits: the most of the dense units that may go, over all rounds, by kind, couple name or pattern
             (``{"qk": 0.5, "model.layers.0.*": 0.2}``); where several fit, the strictest counts.
         remove_heads: whole heads (KV groups) may go.
+        heads: ``"uniform"`` keeps equally many rows in all heads of a layer; with ``"ragged"`` each loses as
+            many as its importance says, as in the paper. Parameters are as small either way, while
+            computation takes the width of the widest head of the layer.
 
     Raises:
         PlanError: a value is out of its range; all culprits are listed.
@@ -43,6 +47,7 @@ class PlanSettings:
     round_to: int = 1
     limits: Mapping[str, float] = field(default_factory=dict)
     remove_heads: bool = False
+    heads: Heads | str = "uniform"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
@@ -65,6 +70,8 @@ class PlanSettings:
         for pattern, most in self.limits.items():
             if not _within(most, 0, 1):
                 yield f"limit {pattern!r} is {most!r}, not in [0, 1]"
+        if self.heads not in get_args(Heads):
+            yield f"heads is {self.heads!r}, not one of {', '.join(get_args(Heads))}"
         if self.remove_heads not in (True, False):
             yield f"remove_heads is {self.remove_heads!r}, not a bool"
 

@@ -15,6 +15,7 @@ from ecospa_fx.executable import Executable
 from ecospa_fx.generation import original_forward, with_dense_caches
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.follow import dead_labels
+from ecospa_fx.passes.level import level
 from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.rewrite import rewrite
@@ -99,8 +100,9 @@ class Signatures:
         Raises:
             RewriteError: a node cannot take its smaller shape.
         """
-        analysis = signature.coupled[1]
-        written = rewrite(analysis, dead_labels(analysis, removal))
+        graph, analysis = signature.coupled
+        dead = dead_labels(analysis, removal)
+        written = rewrite(analysis, dead, level(graph, analysis.partition, dead))
         return Executable(written.graph, {**signature.program.constants, **written.constants}, self._owner)
 
     def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:

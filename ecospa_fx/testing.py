@@ -179,7 +179,11 @@ def _resolve(name: str) -> Callable[..., Any]:
 
 
 def random_removal(
-    compiled: CompiledModel, fraction: float, seed: int = 0, kinds: Iterable[str] = DEFAULT_KINDS
+    compiled: CompiledModel,
+    fraction: float,
+    seed: int = 0,
+    kinds: Iterable[str] = DEFAULT_KINDS,
+    ragged: bool = False,
 ) -> Removal:
     """A random removal, on top of what is gone already, that the model can carry out.
 
@@ -188,6 +192,7 @@ def random_removal(
         fraction: of the units of each segment (a head, say); those that stay equally wide lose equally many.
         seed: of the choice.
         kinds: kinds of couples to take from.
+        ragged: heads lose other counts each, between none and twice the fraction.
 
     Returns:
         The removal; at least one unit of every segment stays.
@@ -200,8 +205,10 @@ def random_removal(
         alive = [np.flatnonzero((graph.segment_of == s) & ~dead) for s in segments]
         if alive[0].size and graph.couples[graph.couple_of[alive[0][0]]].kind in kinds:
             fewest = min(len(units) for units in alive)
-            count = min(int(fewest * fraction), fewest - 1)
             for units in alive:
+                share = 2 * fraction * rng.random() if ragged else fraction
+                most = (len(units) if ragged else fewest) - 1
+                count = min(int((most + 1) * share), most)
                 dead[rng.permutation(units)[:count]] = True
     return removal_of(compiled, dead)
 

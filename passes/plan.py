@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from numbers import Integral, Real
 
 import numpy as np
 
-from ecospa_fx.census import Census
+from ecospa_fx.census import Census, dead_components
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import GradientError, PlanError
 from ecospa_fx.labels import Ids, Partition
@@ -50,7 +50,7 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
         CoupleError: the model has no couples.
     """
     settings = settings or PlanSettings()
-    census = Census(graph, partition, removal, settings.kinds)
+    census = Census(_in_bundles(graph, removal, settings), partition, removal, settings.kinds)
     _check_arrays(census, unit_scores, importance)
     limits = Limits(census, settings)
     start = census.params(census.dead)
@@ -65,6 +65,19 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
         strength = importance if importance is not None else _totals(census, unit_scores)
         dead = _Planner(census, limits, unit_scores, strength, settings).run(target, ratio, outside)
     return _result(census, dead, outside, settings, score)
+
+
+def _in_bundles(graph: CouplingGraph, removal: Removal, settings: PlanSettings) -> CouplingGraph:
+    """The graph; with ragged heads each segment goes its own way."""
+    if settings.heads == "ragged":
+        return replace(graph, bundle_of=np.arange(len(graph.bundle_of)))
+    alive = (graph.segment_of >= 0) & ~dead_components(graph, removal)
+    counts = np.bincount(graph.segment_of[alive], minlength=len(graph.bundle_of))
+    most = np.zeros(int(graph.bundle_of.max(initial=-1)) + 1, np.int64)
+    np.maximum.at(most, graph.bundle_of, counts)
+    if ((counts != most[graph.bundle_of]) & (counts > 0)).any():
+        raise PlanError("heads keep different counts already: go on with heads='ragged'")
+    return graph
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from ecospa_fx import ops
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, layout_of
@@ -35,24 +36,27 @@ class Rewritten:
     constants: Mapping[str, torch.Tensor]
 
 
-def rewrite(analysis: Analysis, dead: Ids) -> Rewritten:
+def rewrite(analysis: Analysis, dead: Ids, levelled: Ids | None = None) -> Rewritten:
     """Write the graph anew for the survivors.
 
     The dense program stays as it is, so that a later round starts from it again, without a new trace.
 
     Args:
         analysis: the dense program and its labels.
-        dead: bool, shape ``[labels]``.
+        dead: labels that are gone from the parameters, bool, shape ``[labels]``.
+        levelled: those that are gone from the shapes (see :func:`~ecospa_fx.passes.level.level`), where
+            they are fewer: a parameter is then spread out with zeros as it is read.
 
     Raises:
         RewriteError: a node cannot take its smaller shape.
     """
-    return _Rewriter(analysis, dead).run()
+    return _Rewriter(analysis, dead, dead if levelled is None else levelled).run()
 
 
 class _Rewriter:
-    def __init__(self, analysis: Analysis, dead: Ids) -> None:
+    def __init__(self, analysis: Analysis, gone: Ids, dead: Ids) -> None:
         self.analysis = analysis
+        self.gone = gone
         self.dead = dead
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
@@ -85,6 +89,8 @@ class _Rewriter:
     def _visit(self, node: fx.Node) -> Any:
         if node.target is operator.getitem and isinstance(self.env[node.args[0]], tuple):  # type: ignore[index]
             return self.env[node.args[0]][node.args[1]]  # type: ignore[index]
+        if node.op == "get_attr" and self.gone is not self.dead:
+            return self._spread(self.graph.node_copy(node), str(node.target))
         call = self.analysis.calls.get(node)
         if call is None or not self._touched(call):
             return self.graph.node_copy(node, self.env.__getitem__)
@@ -92,6 +98,16 @@ class _Rewriter:
             return self._rewritten(node, call)
         except RewriteError as error:
             raise RewriteError(f"{call.target} ({call.source or node.name}): {error}") from error
+
+    def _spread(self, tensor: fx.Node, name: str) -> fx.Node:
+        """A parameter with zeros for entries that shapes still count, and that it has lost."""
+        for axis, ids in enumerate(self.analysis.labels.get(name, ())):
+            if ids is not None and (self.gone[ids] != self.dead[ids]).any():
+                places = np.flatnonzero(~self.gone[ids[~self.dead[ids]]])
+                width = int((~self.dead[ids]).sum())
+                args = (tensor, axis, self._constant(places), width)
+                tensor = self.graph.call_function(ops.spread, args)
+        return tensor
 
     def _touched(self, call: Call) -> bool:
         values = [*call.values(), *call.outputs, *(j.joint for j in call.joins)]

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
 import ecospa_fx
 from ecospa_fx import CompiledModel
+from ecospa_fx.census import dead_components
 from ecospa_fx.testing import random_removal
 from tests.models.config import Config, configs, covering
 from tests.models.masked import MaskedModel, assert_close, assert_same, loss_of
@@ -74,6 +75,28 @@ def test_the_residual_stream_can_shrink_too(c: Config) -> None:
         compiled.apply(random_removal(compiled, 0.3, seed, kinds=("residual", "ffn")))
         assert_same(compiled, masked, lambda m: m(*tokens(c, 5, 11, seed=1)))
     assert compiled.get_parameter("norm.weight").shape[0] < c.width
+
+
+RAGGED = [
+    Config(),
+    Config(kv_heads=2, group=2, rope="half", qk_norm="head", repeat="enable_gqa", attention="sdpa"),
+    Config(projection="stacked", position="alibi", sinks=True, bias=True),
+    Config(kv_heads=3, group=2, projection="fused", rope="interleaved", qk_norm="flat", repeat="grouped"),
+    Config(projection="per_head", rope="partial", gate=True, norm="layer", lora=0),
+]
+
+
+@pytest.mark.parametrize("c", RAGGED, ids=str)
+def test_heads_may_keep_different_counts(c: Config) -> None:
+    model = build(c)
+    masked, compiled = MaskedModel(model), compiled_of(model, c)
+    for seed in range(3):
+        compiled.apply(random_removal(compiled, 0.3, seed, ragged=True))
+        assert_same(compiled, masked, lambda m: m(*tokens(c, 5, 11, seed=1)))
+    graph = compiled.couplings
+    alive = (graph.segment_of >= 0) & ~dead_components(graph, compiled.removal)
+    counts = np.bincount(graph.segment_of[alive])
+    assert any(len(set(counts[graph.bundle_of == b])) > 1 for b in set(graph.bundle_of))
 
 
 @settings(max_examples=FEW)
