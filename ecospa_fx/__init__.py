@@ -16,6 +16,7 @@ from ecospa_fx.errors import (
     PlanError,
     RewriteError,
     RuleError,
+    ScheduleError,
     ScoreError,
     SizeError,
     VerifyError,
@@ -28,6 +29,7 @@ from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.rules import rule
+from ecospa_fx.schedule import SparsitySchedule
 from ecospa_fx.scores import register_score
 
 __all__ = [
@@ -52,9 +54,11 @@ __all__ = [
     "Removal",
     "RewriteError",
     "RuleError",
+    "ScheduleError",
     "ScoreError",
     "SizeError",
     "SparsifyReport",
+    "SparsitySchedule",
     "VerifyError",
     "__version__",
     "compile",

@@ -49,6 +49,10 @@ class PlanError(EcoSpaError):
     """Raised when a ratio or target size is out of reach, or when a plan does not fit the model."""
 
 
+class ScheduleError(EcoSpaError):
+    """Raised when a schedule is malformed, does not fit a checkpoint, or ranks do not agree on a round."""
+
+
 class RewriteError(EcoSpaError):
     """Raised when a node of the graph cannot take its smaller shape; nothing has changed by then."""
 

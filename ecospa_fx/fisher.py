@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
+from ecospa_fx.agreement import all_sum
 from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
 from ecospa_fx.errors import GradientError
 from ecospa_fx.gradients import checked_gradients
@@ -45,6 +47,9 @@ class GradientStatistics:
     fisher: Ids | None = None
 
 
+_SUMS = ("_importance", "_taylor", "_fisher")
+
+
 class FisherSums:
     """Running sums over gradients for one model in one state: Eq. 6 before it is divided by the samples.
 
@@ -66,12 +71,18 @@ class FisherSums:
         self._taylor = np.zeros(len(graph.couple_of))
         self._fisher = np.zeros(len(graph.couple_of))
 
-    def add(self, gradients: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> None:
+    def add(
+        self,
+        gradients: Mapping[str, torch.Tensor],
+        parameters: Mapping[str, torch.Tensor],
+        scale: float = 1.0,
+    ) -> None:
         """Add one sample.
 
         Args:
             gradients: by parameter name, in present shapes; weights without one do not count.
             parameters: the parameters themselves, by the same names.
+            scale: what the gradients have been multiplied with.
 
         Raises:
             GradientError: a gradient holds NaN or infinite entries; nothing was added.
@@ -82,9 +93,9 @@ class FisherSums:
             if piece.parameter in gradients
         ]
         _check_finite(found, gradients)
-        self._importance += self._mean_squares([f for f in found if f.piece.weight])
+        self._importance += self._mean_squares([f for f in found if f.piece.weight]) / scale**2
         for f in found:
-            self._add_units(f)
+            self._add_units(f, scale)
         self.samples += 1
 
     def _mean_squares(self, found: Sequence[_Reduced]) -> Ids:
@@ -99,13 +110,45 @@ class FisherSums:
             members += entries > 0
         return np.where(members > 0, total / np.maximum(members, 1), np.nan)
 
-    def _add_units(self, f: _Reduced) -> None:
+    def _add_units(self, f: _Reduced, scale: float) -> None:
         if f.dot is None or f.work is None:
             return
         size = len(self._taylor)
-        self._fisher += np.bincount(f.piece.components, f.work, minlength=size)
+        self._fisher += np.bincount(f.piece.components, f.work, minlength=size) / scale**2
         if f.piece.weight:
-            self._taylor += np.abs(np.bincount(f.piece.components, f.dot, minlength=size))
+            self._taylor += np.abs(np.bincount(f.piece.components, f.dot, minlength=size)) / abs(scale)
+
+    def reduce(self, group: dist.ProcessGroup | None) -> None:
+        """Add up the sums of all ranks, so that each of them has the same."""
+        flat = np.concatenate([[self.samples], *(getattr(self, name) for name in _SUMS)])
+        total = all_sum(flat, group)
+        self.samples = round(float(total[0]))
+        self._set(total[1:])
+
+    def _set(self, flat: Ids) -> None:
+        ends = np.cumsum([len(getattr(self, name)) for name in _SUMS])
+        for name, part in zip(_SUMS, np.split(flat, ends[:-1]), strict=True):
+            setattr(self, name, part)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as numbers and tensors."""
+        sums = {name: torch.from_numpy(getattr(self, name).copy()) for name in _SUMS}
+        return {"samples": self.samples, **sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict` of the same model in the same state.
+
+        Raises:
+            GradientError: it is of another model.
+        """
+        for name in _SUMS:
+            if tuple(state[name].shape) != getattr(self, name).shape:
+                raise GradientError(
+                    f"the saved Fisher sums are of another model: {name} has {state[name].numel()} entries, "
+                    f"not {len(getattr(self, name))}"
+                )
+        self.samples = int(state["samples"])
+        self._set(np.concatenate([state[name].double().cpu().numpy() for name in _SUMS]))
 
     def result(self) -> GradientStatistics:
         """The mean over all samples so far."""
@@ -184,23 +227,50 @@ class FisherAccumulator:
     _sums: FisherSums | None = field(default=None, init=False, repr=False)
     _removal: Removal | None = field(default=None, init=False, repr=False)
 
-    def update(self, gradients: Mapping[str, torch.Tensor] | None = None) -> None:
+    def update(self, gradients: Mapping[str, torch.Tensor] | None = None, scale: float = 1.0) -> None:
         """Add one sample.
 
         Args:
             gradients: by parameter name; the parameters' own ``.grad`` by default.
+            scale: what the gradients have been multiplied with, by loss scaling say.
 
         Raises:
             GradientError: gradients are missing, misnamed, of the wrong shape, NaN or infinite. All culprits
                 are listed, and nothing was added.
         """
+        sums = self._current()
+        parameters = dict(self.compiled.named_parameters(remove_duplicate=False))
+        held = [piece.parameter for piece in sums.held]
+        checked = checked_gradients(held, parameters, gradients)
+        sums.add(checked, parameters, scale)
+
+    def _current(self) -> FisherSums:
+        """The sums for the model as it is now."""
         graph, removal = self.compiled.couplings, self.compiled.removal
         if self._sums is None or removal is not self._removal:
             self._sums, self._removal = FisherSums(graph, removal, self.units, self.kinds), removal
-        parameters = dict(self.compiled.named_parameters(remove_duplicate=False))
-        held = [piece.parameter for piece in self._sums.held]
-        checked = checked_gradients(held, parameters, gradients)
-        self._sums.add(checked, parameters)
+        return self._sums
+
+    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
+        """Add up what all ranks have seen since the last removal; every rank must call this.
+
+        Args:
+            group: the ranks; all of them by default.
+        """
+        self._current().reduce(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen since the last removal, as numbers and tensors."""
+        return self._current().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict` of a model from which the same has been removed.
+
+        Raises:
+            GradientError: it is of another model.
+        """
+        self.reset()
+        self._current().load_state_dict(state)
 
     @property
     def samples(self) -> int:

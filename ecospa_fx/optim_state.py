@@ -87,8 +87,7 @@ class StateRules:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        inner = getattr(optimizer, "optimizer", None)
-        self.optimizer: Optimizer = inner if isinstance(inner, Optimizer) else optimizer
+        self.optimizer = inner_optimizer(optimizer)
         for base in type(self.optimizer).__mro__:
             if base in _REFUSED:
                 raise OptimizerError(f"{base.__name__} cannot follow a cut: it {_REFUSED[base]}")
@@ -133,6 +132,13 @@ class StateRules:
             for key, value in state.items()
             if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != param.shape
         )
+
+
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside one that wraps it as ``.optimizer``, as accelerate's does."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def _without_state(function: Callable[..., Any]) -> StateRule:

@@ -127,7 +127,7 @@ def prepare(
     _check_cuts(parameters, cuts)
     cut_of = {id(parameters[name]): (name, cut) for name, cut in cuts.items() if cut.changes}
     _check_memory(parameters, cut_of.keys())
-    _check_held(parameters, cut_of.keys(), optimizers)
+    check_held(parameters, cut_of.keys(), optimizers)
     followers = [StateRules(optimizer) for optimizer in optimizers if _held(optimizer).keys() & cut_of.keys()]
     return Transfer(_moves([(name, parameters[name], cut) for name, cut in cut_of.values()], followers))
 
@@ -189,10 +189,19 @@ def _held(optimizer: Optimizer) -> dict[int, torch.Tensor]:
     return {id(param): param for group in optimizer.param_groups for param in group["params"]}
 
 
-def _check_held(
+def check_held(
     parameters: Mapping[str, nn.Parameter], cut: Collection[int], optimizers: Sequence[Optimizer]
 ) -> None:
-    """Each optimizer must hold some of the model, and one of them every parameter that is cut and trains."""
+    """Each optimizer must hold some of the model, and one of them every parameter that is cut and trains.
+
+    Args:
+        parameters: all parameters of the model by name.
+        cut: ids of those that are cut.
+        optimizers: the optimizers.
+
+    Raises:
+        OptimizerError: it is not so.
+    """
     ours = {id(param) for param in parameters.values()}
     held: dict[int, torch.Tensor] = {}
     for optimizer in optimizers:
