@@ -48,12 +48,15 @@ def _new_reducer(ddp: DistributedDataParallel) -> None:
     """What ``DistributedDataParallel`` does itself when it is unpickled."""
     parameters, expect_sparse_gradient = ddp._build_params_for_reducer()  # type: ignore[no-untyped-call]
     names = ddp._build_debug_param_to_name_mapping(parameters)  # type: ignore[no-untyped-call]
-    del ddp.reducer, ddp.logger  # the old hooks first: they would count gradients, too
+    ddp._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+    del ddp.reducer, ddp.logger  # frees the former tensors
+    ddp._has_rebuilt_buckets = False
     ddp._ddp_init_helper(  # type: ignore[no-untyped-call]
         parameters, expect_sparse_gradient, names, ddp.static_graph
     )
     if ddp.static_graph:
         ddp.reducer._set_static_graph()
         cast(Any, ddp.logger)._set_static_graph()
+        ddp._static_graph_delay_allreduce_enqueued = False  # the first step learns the order anew
     for hook, state in ddp._comm_hooks:
         _register_comm_hook(ddp.reducer, state, hook)
