@@ -37,12 +37,13 @@ class Tag(enum.IntFlag):
 
 
 class Nature(enum.IntEnum):
-    """What a value depends on. Only activations cannot be gathered at use."""
+    """What a value depends on. Lookups and activations cannot be gathered at use."""
 
     CONSTANT = 0  # buffers and sizes
     INDEX = 1  # integer inputs: tokens, positions, masks
     WEIGHT = 2  # parameters
-    ACTIVATION = 3  # floating-point inputs, and what mixes inputs with parameters
+    LOOKUP = 3  # matrices of parameters that the input picks by number: experts
+    ACTIVATION = 4  # floating-point inputs, and what mixes inputs with parameters
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.patches import traceable
 from ecospa_fx.passes.prepare import preparation
+from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.passes.ways import Way, constants_known, ways
 from ecospa_fx.program import Program
@@ -140,10 +141,13 @@ def _dynamic_shapes(inputs: Mapping[str, Any]) -> Any:
 def _free(leaf: Any, state: bool) -> dict[int, Any] | None:
     """Axes whose sizes stay symbolic: all, but of images and videos only those before the channels.
 
-    A graph for every height and width takes minutes to trace, and most models allow but one.
+    A graph for every height and width takes minutes to trace, and most models allow but one. Keys and values
+    of a cache are free in batch and length: heads and widths are the model's, whatever else reads them.
     """
     if not isinstance(leaf, torch.Tensor):
         return None
+    if state and leaf.dim() == 4:
+        return dict.fromkeys((0, 2), Dim.AUTO)
     image = leaf.dim() > 3 and leaf.is_floating_point() and not state and leaf.shape[-3] > 1
     return dict.fromkeys(range(leaf.dim() - 3 if image else leaf.dim()), Dim.AUTO)
 
@@ -230,6 +234,7 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
                 if isinstance(value, torch.Tensor):
                     constants[name] = value
     graph = normalise(unlifted)
+    simplify(graph, constants)
     unfuse(graph)
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     parameters = {n: tuple(p.shape) for n, p in known.items() if n in read}

@@ -123,7 +123,9 @@ def _taken(user: fx.Node, axis: int, path: tuple[fx.Node, ...]) -> Iterator[_Par
     name, args = target_name(user), named_arguments(user, lambda n: n)
     source = user.args[0].meta["val"] if user.args and isinstance(user.args[0], fx.Node) else None
     dim = args.get("dim", 0)
-    if not isinstance(source, torch.Tensor) or not isinstance(dim, int) or dim % source.dim() != axis:
+    if not isinstance(source, torch.Tensor) or not isinstance(dim, int):
+        return
+    if not source.dim() or dim % source.dim() != axis:
         return
     size = hint(source.shape[axis])
     if name == "aten.select.int":
@@ -156,14 +158,14 @@ def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     rest = [n for a, n in enumerate(after) if a > axis and a not in outs]
     with graph.inserting_before(part.taker):
         sizes = _symbols(graph, view, [*lead, int(after[axis]) * block, *rest])
-        wide = _call(graph, view, aten.reshape.default, _source(view), sizes)
-        piece = _call(graph, part.taker, aten.slice.Tensor, wide, axis, part.start * block, part.stop * block)
+        wide = emit(graph, view, aten.reshape.default, _source(view), sizes)
+        piece = emit(graph, part.taker, aten.slice.Tensor, wide, axis, part.start * block, part.stop * block)
         sizes = _symbols(graph, view, [*lead, part.stop - part.start, *inner])
-        new = _call(graph, view, aten.reshape.default, piece, sizes)
+        new = emit(graph, view, aten.reshape.default, piece, sizes)
         for step in part.path:
-            new = _call(graph, step, step.target, new, *step.args[1:], **step.kwargs)
+            new = emit(graph, step, step.target, new, *step.args[1:], **step.kwargs)
         if part.selects:
-            new = _call(graph, part.taker, aten.select.int, new, part.axis, 0)
+            new = emit(graph, part.taker, aten.select.int, new, part.axis, 0)
     part.taker.replace_all_uses_with(new)
 
 
@@ -180,11 +182,11 @@ def _symbols(graph: fx.Graph, view: fx.Node, sizes: list[Any]) -> list[Any]:
         elif str(size) in given:
             result.append(given[str(size)])
         else:
-            result.append(_call(graph, view, aten.sym_size.int, _source(view), shape.index(str(size))))
+            result.append(emit(graph, view, aten.sym_size.int, _source(view), shape.index(str(size))))
     return result
 
 
-def _call(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+def emit(graph: fx.Graph, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
     """A new node with the metadata of ``like`` and the value that its own operator gives."""
     node = graph.call_function(target, args, kwargs)
     node.meta = {k: v for k, v in like.meta.items() if k != "val"}

@@ -120,6 +120,7 @@ FEED_FORWARD = [
         "inner_dim conformer_ffn.* .*_ffn_size block_ff_dim pffn_.*",
         FFN,
     ),
+    _rule("intermediate_size", lambda v, c: min(v[0], FFN), list, tuple),
     _rule(
         "num_experts_per_tok.* moe_top_?k top_k_experts moe_k num_selected_experts num_experts_per_token "
         "num_active_experts moe_num_active.* router_top_k experts_top_k .*experts_per_tok.*",

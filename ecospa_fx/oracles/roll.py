@@ -87,7 +87,7 @@ def _gathered_operands(trial: Trial, join: Join, joint: Layout | None) -> Iterat
     """Operands that are gathered at use follow what they meet."""
     for name, axes in join.operands:
         value = _argument(trial.call, name)
-        if value.nature < Nature.ACTIVATION:
+        if value.nature <= Nature.WEIGHT:
             number = next(i for i, v in enumerate(trial.given) if v is value)
             yield number, None if joint is None else _projected(joint, value, axes)
 

@@ -48,6 +48,13 @@ def batch_norm(call: Call) -> Arrays:
     return _affine(call, spared(call, x, axes, "normalised along this axis"), ("weight", "bias"))
 
 
+@rule("aten._native_batch_norm_legit_no_training.default")
+def batch_norm_in_evaluation(call: Call) -> list[Arrays]:
+    """The same in functional form; the statistics that it also returns are empty."""
+    x = call.value("input")
+    return [_affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias")), (), ()]
+
+
 def _fewer_groups(site: Site) -> None:
     """As many groups as are left whole."""
     channels, groups = site.operand("input").shape[1], site.args["num_groups"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ecospa_fx.labels import LabelArray, Value
+from ecospa_fx.labels import LabelArray, Nature, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import ZeroRule, both, first, meet
 from ecospa_fx.rules.registry import rule
@@ -80,7 +80,15 @@ def index(call: Call) -> Arrays:
         shape = [1 if a is None else array.ids.shape[a] for a in region.axes]
         return LabelArray(array.ids.reshape(shape), array.zero)
 
-    return tuple(moved(a) for a in spared(call, x, region.indexed, _BY_NUMBER))
+    arrays = tuple(moved(a) for a in spared(call, x, region.indexed, _BY_NUMBER))
+    _note_matrices(call, x, arrays)
+    return arrays
+
+
+def _note_matrices(call: Call, x: Value, arrays: Arrays) -> None:
+    """Parameters of which whole matrices are picked (experts) multiply like parameters still."""
+    if x.nature == Nature.WEIGHT and len(frozenset().union(*(a.axes for a in arrays))) > 1:
+        call.outputs = tuple(replace(o, nature=Nature.LOOKUP) for o in call.outputs)
 
 
 @rule("aten.index_put.default", "aten._unsafe_index_put.default")
@@ -153,7 +161,9 @@ def scatter_value(call: Call) -> Arrays:
 def index_select(call: Call) -> Arrays:
     """Slices of one axis by number."""
     call.pin(call.value("index").arrays, "used as indices")
-    return spared(call, call.value("self"), [call.axis()], _BY_NUMBER)
+    arrays = spared(call, call.value("self"), [call.axis()], _BY_NUMBER)
+    _note_matrices(call, call.value("self"), arrays)
+    return arrays
 
 
 @rule("aten.index_copy.default", "aten.index_add.default")

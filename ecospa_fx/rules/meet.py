@@ -38,7 +38,7 @@ def meet(
     for i, arrays in enumerate(lifted):
         for array in arrays:
             table.setdefault(array.axes, {})[i] = array
-    loose = [gather and v.nature < Nature.ACTIVATION for _, v, _ in operands]
+    loose = [gather and v.nature <= Nature.WEIGHT for _, v, _ in operands]
     result = []
     for axes in sorted(table, key=lambda c: (len(c), sorted(c))):
         _unite(call, table, axes)
@@ -89,14 +89,16 @@ def _freeze_unlabelled(call: Call, table: Table, axes: frozenset[int], i: int, s
 def _relate(call: Call, table: Table, axes: frozenset[int], loose: Sequence[bool]) -> None:
     """Facts between arrays over ``axes`` and arrays of other operands over other, overlapping axes."""
     for other in table:
-        if other == axes or not other & axes or _share_outer(table, axes, other):
+        if other == axes or not other & axes:
             continue
         strangers = [i for i in table[other] if i not in table[axes]]
         if any(j in table[other] for j in table[axes]):
             continue
         for i in strangers:
-            for fine in table[axes].values():
+            for j, fine in table[axes].items():
                 coarse = table[other][i]
+                if _share_outer(table, (axes, j), (other, i)):
+                    continue
                 if not other < axes:
                     if not axes < other and not any(axes | other <= third for third in table):
                         call.pin((fine, coarse), "labels over crossing axes meet")
@@ -106,9 +108,17 @@ def _relate(call: Call, table: Table, axes: frozenset[int], loose: Sequence[bool
                     call.space.union(coarse.ids, fine.ids)
 
 
-def _share_outer(table: Table, axes: frozenset[int], other: frozenset[int]) -> bool:
-    """Whether two arrays cross only in outer axes that have labels of their own (heads, for instance)."""
-    return not axes < other and not other < axes and axes & other in table
+def _share_outer(table: Table, one: tuple[frozenset[int], int], two: tuple[frozenset[int], int]) -> bool:
+    """Whether arrays of two operands cross only in axes that are outer ones (heads) to both."""
+    if one[0] < two[0] or two[0] < one[0]:
+        return False
+    shared = one[0] & two[0]
+    return shared in table and all(shared <= _outer(table, axes, i) for axes, i in (one, two))
+
+
+def _outer(table: Table, axes: frozenset[int], i: int) -> frozenset[int]:
+    """Axes of an array of operand ``i`` over ``axes`` that have labels of their own there."""
+    return frozenset().union(*(c for c in table if c < axes and i in table[c]))
 
 
 def both(flags: Sequence[bool]) -> bool:

@@ -90,6 +90,18 @@ def slice_scatter(call: Call) -> Arrays:
     return (*meet(call, shape, others, both), *along)
 
 
+@rule("aten.select_scatter.default")
+def select_scatter(call: Call) -> Arrays:
+    """One index of one axis is replaced; the others meet."""
+    x, source = call.value("self"), call.value("src")
+    axis = call.axis()
+    call.pin(x.on(axis), "one index of this axis is replaced")
+    axes = tuple(range(x.rank))
+    rest = tuple(a for a in axes if a != axis)
+    shape = [1 if a == axis else n for a, n in enumerate(call.out.shape)]
+    return meet(call, shape, [("self", flat(_off(x, axis), axis), axes), ("src", source, rest)], both)
+
+
 def _piece(value: Value, axis: int, start: int, stop: int) -> Value:
     cut = rearrange(
         value.arrays, lambda ids: ids if ids.shape[axis] == 1 else ids.take(range(start, stop), axis)

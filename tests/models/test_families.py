@@ -24,16 +24,7 @@ def step(model: object, optimizer: AdamW, inputs: dict[str, Tensor]) -> None:
     optimizer.step()
 
 
-XFAIL = {
-    "mixtral-batched": "weights gathered by the router count as activations: hidden units of experts are qk",
-}
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(reason=XFAIL[name], strict=True) if name in XFAIL else ())
-    for name in FAMILIES
-]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_unit_is_found_and_removal_equals_masking(name: str) -> None:
     family = build(name)
     masked = MaskedModel(family.model)

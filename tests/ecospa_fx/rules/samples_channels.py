@@ -16,6 +16,10 @@ SAMPLES = {
         sample(X, None, None, None, None, True, 0.1, 1e-5, True),
         sample(activation(2, 6, 7, on=2), None, None, None, None, True, 0.1, 1e-5, True, frozen=True),
     ),
+    "aten._native_batch_norm_legit_no_training.default": (
+        sample(X, weight(6), weight(6), MEAN, SPREAD, 0.1, 1e-5),
+        sample(SHIFTED, None, None, MEAN, SPREAD, 0.1, 1e-5),
+    ),
     "aten.group_norm.default": (
         sample(X, 6, weight(6), weight(6)),
         sample(activation(2, 6, 4, 3, on=1), 6, weight(6), weight(6)),

@@ -29,6 +29,12 @@ SAMPLES = {
         sample(X, constant(2, 3, 6), 1, 0, 3),
         sample(X, activation(2, 7, 3, on=2), 2, 0, 6, 2, frozen=True),
     ),
+    "aten.select_scatter.default": (
+        sample(X, activation(2, 6, on=1), 1, 3),
+        sample(X, constant(2, 6), -2, 0),
+        sample(HEADS, activation(2, 3, 6, on=[(1, 2)]), 2, 4),
+        sample(X, activation(2, 7), 2, 1, frozen=True),
+    ),
     "transformers.grouped_mm_fallback.default": ROUTED,
     "aten._grouped_mm.default": ROUTED,
 }

@@ -1,0 +1,131 @@
+"""Simplify: operators told by simpler ones that rules see through.
+
+A lookup by constant numbers (``qkv[:, :, :, [-2]]``) is a slice, which keeps its labels; a lookup by numbers
+that only the run knows does not. A slice of everything is what it slices. An ``einsum`` over many tensors
+is a chain over two at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import fx
+
+from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.unfuse import emit
+from ecospa_fx.sizes import static
+
+aten = torch.ops.aten
+_COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
+_MOST_RUNS, _ENDLESS = 8, (1 << 63) - 1
+
+
+def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
+    """Rewrite ``graph`` in place.
+
+    Args:
+        graph: a normalised graph.
+        constants: tensors that the capture has found written into the model's code, by name.
+
+    Returns:
+        Whether anything changed.
+    """
+    changed = False
+    for node in list(graph.nodes):
+        with graph.inserting_before(node):
+            new = _whole(node) or _sliced(graph, node, constants) or _pairwise(graph, node)
+        if new is not None:
+            node.replace_all_uses_with(new)
+            changed = True
+    if changed:
+        graph.eliminate_dead_code()
+    return changed
+
+
+def _whole(node: fx.Node) -> fx.Node | None:
+    """What a slice takes that leaves nothing out."""
+    if node.target is not aten.slice.Tensor:
+        return None
+    args = named_arguments(node, lambda n: n)
+    source, axis = args["self"], args.get("dim", 0)
+    start, stop, step = args.get("start"), args.get("end"), args.get("step", 1)
+    if start not in (None, 0) or step != 1 or not isinstance(source, fx.Node):
+        return None
+    size = static(source.meta["val"].shape[axis])
+    everything = stop is None or (isinstance(stop, int) and stop >= (_ENDLESS if size is None else size))
+    return source if everything else None
+
+
+def _sliced(graph: fx.Graph, node: fx.Node, constants: Mapping[str, torch.Tensor]) -> fx.Node | None:
+    """Slices in place of a lookup along one axis by known numbers."""
+    found = _lookup(node)
+    if found is None:
+        return None
+    source, axis, index = found
+    numbers = _known(index, constants)
+    size = static(source.meta["val"].shape[axis])
+    if numbers is None or size is None or not numbers:
+        return None
+    ranges = _runs([n % size for n in numbers])
+    if len(ranges) > _MOST_RUNS:
+        return None
+    pieces = [emit(graph, node, aten.slice.Tensor, source, axis, a, b) for a, b in ranges]
+    return pieces[0] if len(pieces) == 1 else emit(graph, node, aten.cat.default, pieces, axis)
+
+
+def _lookup(node: fx.Node) -> tuple[fx.Node, int, fx.Node] | None:
+    """What is looked up, along which axis, and by what."""
+    if node.target is aten.index_select.default:
+        source, axis, index = node.args
+        return source, axis % source.meta["val"].dim(), index  # type: ignore[union-attr,return-value]
+    if node.target is not aten.index.Tensor:
+        return None
+    source, indices = node.args
+    given = [(axis, i) for axis, i in enumerate(indices) if i is not None]  # type: ignore[arg-type]
+    return (source, *given[0]) if len(given) == 1 else None  # type: ignore[return-value]
+
+
+def _known(node: Any, constants: Mapping[str, torch.Tensor]) -> list[int] | None:
+    """The numbers in a tensor of integers that the graph holds as a constant."""
+    while isinstance(node, fx.Node) and node.op == "call_function":
+        name = getattr(node.target, "__name__", "").split(".")[0].rstrip("_")
+        if name not in _COPIES:
+            return None
+        node = node.args[0]
+    value = constants.get(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+    whole = value is not None and value.dim() == 1 and value.dtype in (torch.int64, torch.int32)
+    return value.tolist() if whole and value is not None else None
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Ranges of consecutive numbers.
+
+    >>> _runs([4, 5, 0, 1, 2])
+    [(4, 6), (0, 3)]
+    """
+    breaks = [i for i, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1]
+    return [(numbers[a], numbers[b - 1] + 1) for a, b in pairwise([0, *breaks, len(numbers)])]
+
+
+def _pairwise(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A chain of sums of products in place of one over three tensors or more."""
+    if node.target is not aten.einsum.default or len(node.args[1]) < 3:  # type: ignore[arg-type]
+        return None
+    equation, operands = str(node.args[0]).replace(" ", ""), list(node.args[1])  # type: ignore[arg-type]
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or any(len(set(t.replace(".", ""))) != len(t.replace(".", "")) for t in terms):
+        return None
+    current, names = operands[0], terms[0]
+    for i, (operand, term) in enumerate(zip(operands[1:], terms[1:], strict=True), 2):
+        needed = set("".join([*terms[i:], out]))
+        letters = [c for c in dict.fromkeys((names + term).replace(".", "")) if c in needed]
+        dots = "..." if "..." in names + term else ""
+        last = i == len(terms)
+        result = out if last else dots + "".join(letters)
+        current = emit(graph, node, aten.einsum.default, f"{names},{term}->{result}", [current, operand])
+        names = result
+    return current  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""Simplify: lookups by constant numbers, and einsum over many tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ecospa_fx
+from ecospa_fx.testing import assert_equals_masked
+
+
+class Picked(nn.Module):
+    """Queries, keys and values in one weight, of which ``part`` takes one."""
+
+    def __init__(self, part: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.fused, self.out = nn.Linear(8, 3 * 12), nn.Linear(12, 8)
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.fused(x).unflatten(-1, (3, 3, 4))
+        q, k, v = (self.part(parts, i).squeeze(2).transpose(1, 2) for i in range(3))
+        weights = (q @ k.transpose(-1, -2)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [lambda t, i: t[:, :, [i - 3]], lambda t, i: t.index_select(2, torch.tensor([i]))],
+    ids=["index", "select"],
+)
+def test_lookups_by_constants_are_slices(part: Callable[[Tensor, int], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Picked(part)
+    compiled = ecospa_fx.compile(model, args=(torch.randn(2, 5, 8),))
+    assert not any("index" in str(n.target) for n in compiled.analysis.program.graph.nodes)
+    assert sorted(c.kind for c in compiled.couplings if c.kind != "residual") == ["qk"] * 3 + ["vo"] * 3
+    assert_equals_masked(compiled, torch.randn(3, 7, 8))
+
+
+class Lookup(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+        self.register_buffer("order", torch.arange(12).flip(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x)[..., self.order].relu())
+
+
+def test_a_lookup_by_a_buffer_stays() -> None:
+    compiled = ecospa_fx.compile(Lookup(), args=(torch.randn(2, 5, 8),))
+    assert any("index" in str(n.target) for n in compiled.analysis.program.graph.nodes)
+    assert not compiled.couplings.of_kinds()
+
+
+class Factors(nn.Module):
+    """Scores by three factors, and values by an einsum of three more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 12) for _ in range(3))
+        self.bridge, self.out = nn.Parameter(torch.randn(3, 4, 4)), nn.Parameter(torch.randn(3, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (m(x).unflatten(-1, (3, 4)) for m in (self.q, self.k, self.v))
+        scores = torch.einsum("bihd,hde,bjhe->bhij", q, self.bridge, k).softmax(-1)
+        return torch.einsum("bhij,bjhd,hdm->bim", scores, v, self.out)
+
+
+def test_einsum_over_three_tensors() -> None:
+    torch.manual_seed(0)
+    model = Factors()
+    x = torch.randn(2, 5, 8)
+    compiled = ecospa_fx.compile(model, args=(x,))
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+    found = compiled.couplings.of_kinds()
+    assert {w.parameter for c in found for w in c.weights} >= {
+        "v.weight",
+        "out",
+        "q.weight",
+        "bridge",
+        "k.weight",
+    }
+    assert_equals_masked(compiled, torch.randn(3, 7, 8))
