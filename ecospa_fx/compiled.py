@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.caches import plain_arguments, plain_output
 from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, PlanError
-from ecospa_fx.generation import in_place_of_forward
+from ecospa_fx.generation import generator, with_open_caches
 from ecospa_fx.masked import Difference
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
@@ -63,6 +64,7 @@ class CompiledModel(nn.Module):
         self.removal = Removal()
         self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
         self._signatures = Signatures(model, self, self._shapes, check)
+        self._parts: dict[int, tuple[Signatures, Removal]] = {}
         if args or kwargs:
             self._signatures.of(bind(model.forward, args, kwargs or {}), self.removal)
 
@@ -83,12 +85,30 @@ class CompiledModel(nn.Module):
         """
         if not hasattr(self.source, "generate"):
             raise CaptureError(f"{type(self.source).__name__} has no generate()")
-        with in_place_of_forward(self.source, self.forward):
-            return self.source.generate(*args, **kwargs)
+        return generator(self.source, self, self._part).generate(*args, **with_open_caches(kwargs))
 
     def _run(self, named: Mapping[str, Any]) -> Any:
-        signature, leaves = self._signatures.of(named, self.removal)
-        return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
+        plain, held = plain_arguments(named)
+        signature, leaves = self._signatures.of(plain, self.removal)
+        output = pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
+        return plain_output(output, held)
+
+    def _part(self, module: nn.Module) -> Callable[..., Any]:
+        """What runs a submodule by itself, as small as it is within the model."""
+        first = {id(p): n for n, p in self.source.named_parameters()}
+        names = {n: first[id(p)] for n, p in module.named_parameters()}
+        signatures, removal = self._parts.get(id(module), (None, None))
+        if signatures is None or removal is not self.removal:
+            shapes = {n: self._shapes[first[id(p)]] for n, p in _all_parameters(module).items()}
+            signatures = Signatures(module, module, shapes, self._signatures.check)
+            self._parts[id(module)] = signatures, self.removal
+        inner = self.removal.renamed(names)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            signature, leaves = signatures.of(bind(module.forward, args, kwargs), inner)
+            return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
+
+        return run
 
     def train(self, mode: bool = True) -> CompiledModel:
         """Set the mode of the model and of everything in it."""
@@ -293,3 +313,8 @@ class CompiledModel(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write weights and removal into a folder, for :func:`load`."""
         save_files(path, unique_tensors(self), self.removal)
+
+
+def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under all their names."""
+    return dict(module.named_parameters(remove_duplicate=False))

@@ -81,8 +81,14 @@ def call_masked(
         inputs: the call's arguments by name.
     """
     wide = {name: widen(p, name, shapes[name], removal) for name, p in state.items()}
-    args, kwargs = unbind(inputs)
+    args, kwargs = unbind(fresh(inputs))
     return functional_call(model, wide, tuple(args), kwargs)
+
+
+def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments in containers of their own: models write into the caches that they are given."""
+    copied: dict[str, Any] = pytree.tree_map(lambda x: x, dict(inputs))
+    return copied
 
 
 def floats(output: Any) -> list[torch.Tensor]:

@@ -46,6 +46,18 @@ class Removal:
         gone = self.removed.get(name, {})
         return tuple(n - len(gone.get(a, ())) for a, n in enumerate(dense))
 
+    def renamed(self, names: Mapping[str, str]) -> Removal:
+        """The part of it that concerns some parameters.
+
+        Args:
+            names: new name of each of them → its name here.
+        """
+        found = {new: old for new, old in names.items() if old in self.removed}
+        return Removal(
+            {new: self.shapes[old] for new, old in found.items()},
+            {new: self.removed[old] for new, old in found.items()},
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         removed = {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.removed.items()}

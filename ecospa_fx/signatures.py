@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecospa_fx.caches import with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.errors import CaptureError, SizeError
+from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
-from ecospa_fx.generation import original_forward, with_dense_caches
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.level import level
@@ -85,14 +85,16 @@ class Signatures:
         return signature, signature.program.leaves(named)
 
     def first(self, removal: Removal) -> Signature:
-        """The signature whose couples count; captured from what the model offers, if need be.
+        """The signature whose couples count: the first of those that read the most parameters.
+
+        Without any call so far it is captured from what the model offers.
 
         Raises:
             CaptureError: the model has not been called and offers no inputs of its own.
         """
         if not any(self._known.values()):
             self.of(bind(self._model.forward, (), self._offered()), removal)
-        return next(iter(self))
+        return max(self, key=lambda s: len(s.program.parameters))
 
     def shrunk(self, signature: Signature, removal: Removal) -> Executable:
         """The graph of a signature after a removal.
@@ -102,7 +104,7 @@ class Signatures:
         """
         graph, analysis = signature.coupled
         dead = dead_labels(analysis, removal)
-        written = rewrite(analysis, dead, level(graph, analysis.partition, dead))
+        written = rewrite(analysis, dead, level(graph, analysis, dead))
         return Executable(written.graph, {**signature.program.constants, **written.constants}, self._owner)
 
     def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:
@@ -121,10 +123,9 @@ class Signatures:
         return signature
 
     def _opened(self, named: Mapping[str, Any], removal: Removal) -> Signature:
-        example = named
-        if removal.removed:
-            example = with_dense_caches(named, (s.program for s in self))
-        with original_forward(self._model):
+        example = with_dense_caches(named, (s.program for s in self)) if removal.removed else named
+        program = open_signature(self._model, with_room(example), self.shapes, self.check)
+        if not _fits(program, example):
             program = open_signature(self._model, example, self.shapes, self.check)
         signature = Signature(named, program, Executable(program.graph, program.constants, self._owner))
         if removal.removed:
@@ -141,3 +142,11 @@ class Signatures:
             )
         device = next((p.device for p in self._model.parameters()), None)
         return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in offered.items()}
+
+
+def _fits(program: Program, named: Mapping[str, Any]) -> bool:
+    try:
+        program.leaves(named)
+    except InputError:
+        return False
+    return True

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.executable import Executable
-from ecospa_fx.masked import floats, largest, projected_gradients, repeatable
+from ecospa_fx.masked import floats, fresh, largest, projected_gradients, repeatable
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
 
@@ -66,7 +66,7 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
     """
     modes = {m: m.training for m in model.modules()}
     graph = without_dropout(program.graph) if deterministic else program.graph
-    args, kwargs = unbind(inputs)
+    args, kwargs = unbind(fresh(inputs))
     try:
         if deterministic:
             model.eval()
