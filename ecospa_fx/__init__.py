@@ -1,5 +1,7 @@
 """Find the coupled weight matrices of a PyTorch model and remove rows and columns of them together."""
 
+from typing import TYPE_CHECKING, Any
+
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
@@ -32,6 +34,9 @@ from ecospa_fx.rules import rule
 from ecospa_fx.schedule import SparsitySchedule
 from ecospa_fx.scores import register_score
 
+if TYPE_CHECKING:
+    from ecospa_fx.trainer import EcoSpaCallback
+
 __all__ = [
     "AnalysisError",
     "BackwardError",
@@ -41,6 +46,7 @@ __all__ = [
     "CoupleError",
     "CouplingGraph",
     "Difference",
+    "EcoSpaCallback",
     "EcoSpaError",
     "FisherAccumulator",
     "GradientError",
@@ -69,3 +75,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """What needs transformers' Trainer is imported when it is first asked for."""
+    if name == "EcoSpaCallback":
+        from ecospa_fx.trainer import EcoSpaCallback
+
+        return EcoSpaCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

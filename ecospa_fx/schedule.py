@@ -117,7 +117,7 @@ class SparsitySchedule:
         self.group = group
         self.steps = 0
         self.reports: list[SparsifyReport] = []
-        self._wrapper = compiled
+        self.wrappers = [compiled]  # what is rebuilt after a round
         self._chosen = self._checked()
         self._begin = self._final = -1  # sizes, once the model has been captured
         self._due = False
@@ -319,7 +319,8 @@ class SparsitySchedule:
             for change in reversed(made):
                 change.rollback()
             raise
-        rebuild(self._wrapper)
+        for wrapper in self.wrappers:
+            rebuild(wrapper)
 
     def _config(self) -> dict[str, Any]:
         """What must be the same in a run that goes on, JSON-ready."""
