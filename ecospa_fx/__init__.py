@@ -28,6 +28,7 @@ from ecospa_fx.front import compile, load
 from ecospa_fx.masked import Difference
 from ecospa_fx.optim_state import register_optimizer_state
 from ecospa_fx.plan import Plan, PlanSettings
+from ecospa_fx.pretrained import from_pretrained
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.rules import rule
@@ -68,6 +69,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "compile",
+    "from_pretrained",
     "load",
     "register_optimizer_state",
     "register_score",

@@ -314,6 +314,23 @@ class CompiledModel(nn.Module):
         """Write weights and removal into a folder, for :func:`load`."""
         save_files(path, unique_tensors(self), self.removal)
 
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a transformers model with its config into a folder, for :func:`from_pretrained`.
+
+        Raises:
+            LoadError: the model's class is not one of transformers; use :meth:`save`.
+        """
+        from ecospa_fx.pretrained import save_config
+
+        save_config(self.source, path)
+        self.save(path)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a compiled model holds graphs that cannot be pickled; use compiled.save(path), or "
+            "torch.save(compiled.state_dict()) for the weights alone"
+        )
+
 
 def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters under all their names."""
