@@ -26,7 +26,7 @@ from ecospa_fx.passes.patches import traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.unfuse import unfuse
-from ecospa_fx.passes.ways import Way, constants_known, ways
+from ecospa_fx.passes.ways import Way, constants_known, scalar_buffers, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
 
@@ -117,8 +117,9 @@ def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[Exporte
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         unrolled = stack.enter_context(traceable(model))
-        stack.enter_context(_flat_signature(model, inputs, way.fixed))
-        if way.fixed:
+        scalars = stack.enter_context(_set_aside(model)) if way.scalars else None
+        stack.enter_context(_flat_signature(model, inputs, way.fixed, scalars))
+        if way.fixed or way.scalars:
             stack.enter_context(constants_known())
         if way.whole:
             stack.enter_context(kept_whole())
@@ -181,19 +182,45 @@ def _quiet() -> Iterator[None]:
                 log.setLevel(level)
 
 
+Scalars = list[tuple[nn.Module, str, torch.Tensor]]
+
+
+@contextlib.contextmanager
+def _set_aside(model: nn.Module) -> Iterator[Scalars]:
+    """Take the buffers of one integer out of the model, and put them back."""
+    scalars, before = list(scalar_buffers(model)), [(m, dict(m._buffers)) for m in model.modules()]
+    try:
+        for module, name, _ in scalars:
+            del module._buffers[name]
+        yield scalars
+    finally:
+        for module, name, _ in scalars:
+            module.__dict__.pop(name, None)
+        for module, buffers in before:
+            if list(module._buffers) != list(buffers):
+                module._buffers.clear()
+                module._buffers.update(buffers)
+
+
 @contextlib.contextmanager
 def _flat_signature(
-    model: nn.Module, inputs: Mapping[str, Any], fixed: frozenset[str] = frozenset()
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    fixed: frozenset[str] = frozenset(),
+    scalars: Scalars | None = None,
 ) -> Iterator[None]:
     """Let ``forward`` have just the arguments of this call: ``**kwargs`` cannot be captured.
 
-    Inputs named in ``fixed`` become constants of the trace.
+    Inputs named in ``fixed``, and the buffers in ``scalars``, become constants of the trace.
     """
+    numbers = [(m, n, v.tolist(), v.dtype, v.device) for m, n, v in scalars or []]
     original = model.forward
     own = "forward" in model.__dict__
     known = {name: (inputs[name].tolist(), inputs[name].dtype, inputs[name].device) for name in fixed}
 
     def forward(**named: Any) -> Any:
+        for module, name, number, dtype, device in numbers:
+            module.__dict__[name] = torch.tensor(number, dtype=dtype, device=device)
         values = {n: torch.tensor(v, dtype=dtype, device=device) for n, (v, dtype, device) in known.items()}
         args, kwargs = unbind({**named, **values})
         return original(*args, **kwargs)

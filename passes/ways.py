@@ -31,6 +31,7 @@ class Way:
         strict: whether Python is analysed as bytecode.
         fixed: names of integer inputs whose very values the graph is made for.
         whole: custom autograd functions are kept as they are, with their own backward.
+        scalars: buffers that hold one integer (strides, kernel sizes) are numbers of the graph.
     """
 
     inputs: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Way:
     strict: bool = False
     fixed: frozenset[str] = field(default_factory=frozenset)
     whole: bool = False
+    scalars: bool = False
 
     def idle(self, failure: Exception | None) -> bool:
         """Whether it could not help against what stopped the way before.
@@ -50,7 +52,7 @@ class Way:
             return False
         if self.whole:
             return not isinstance(failure, BackwardError)
-        return reads_values(failure) != bool(self.fixed)
+        return reads_values(failure) != (bool(self.fixed) or self.scalars)
 
 
 def reads_values(failure: Exception) -> bool:
@@ -68,12 +70,26 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     yield Way(inputs)
     yield Way(inputs, whole=True)
     small, everything = _fixable(inputs)
-    yield Way(inputs, fixed=small)
+    scalars = any(True for _ in scalar_buffers(model))
+    if scalars:
+        yield Way(inputs, scalars=True)
+        yield Way(inputs, dynamic=False, scalars=True)
+    yield Way(inputs, fixed=small, scalars=scalars)
     yield Way(inputs, dynamic=False)
-    yield Way(inputs, dynamic=False, fixed=small)
-    yield Way(inputs, dynamic=False, fixed=everything)
+    yield Way(inputs, dynamic=False, fixed=small, scalars=scalars)
+    yield Way(inputs, dynamic=False, fixed=everything, scalars=scalars)
     yield Way(inputs, strict=True)
     yield Way(inputs, dynamic=False, strict=True)
+
+
+def scalar_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+    """Buffers that hold one integer, but for the counters of batch norms: module, name and value."""
+    for module in model.modules():
+        if not isinstance(module, nn.modules.batchnorm._NormBase):
+            for name, value in module._buffers.items():
+                whole = value is not None and not value.is_floating_point() and not value.is_meta
+                if value is not None and whole and value.numel() == 1 and not value.is_complex():
+                    yield module, name, value
 
 
 def _fixable(inputs: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:

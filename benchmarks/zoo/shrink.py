@@ -220,7 +220,7 @@ EXTENT = [
     _rule("attention_window", lambda v, c: [4] * 2, list, tuple),
     _rule(
         "max_position_embeddings n_positions max_sequence_length max_seq_len .*max_position_embeddings n_ctx "
-        "max_position.* seq_length max_length max_seq_length context_len max_text_len.*",
+        "max_position.* seq_length max_length max_seq_length context_len context_length max_text_len.*",
         _cap(128),
     ),
     _rule("max_source_positions", 32),
@@ -232,6 +232,7 @@ EXTENT = [
         _cap(16),
     ),
     _rule("num_buckets num_hashes", 2),
+    _rule("default_num_lookahead_tokens", 1),
     _rule("ngram block_size", _cap(8)),
     _rule("vocab_size_per_layer_input", VOCABULARY),
 ]

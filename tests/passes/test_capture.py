@@ -285,3 +285,29 @@ def test_a_loop_whose_body_counts_the_places_is_refused() -> None:
     torch.manual_seed(0)
     with pytest.raises(CaptureError):
         ecospa_fx.compile(Experts(careless=True), args=(torch.randn(2, 7, 8),))
+
+
+class Strided(nn.Module):
+    """A layer whose window is a number in a buffer, which decides on a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+        self.register_buffer("window", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x).relu()
+        if x.shape[1] > int(self.window):
+            hidden = hidden[:, : -self.window]
+        return self.down(hidden)
+
+
+def test_numbers_in_buffers_may_decide() -> None:
+    torch.manual_seed(0)
+    model = Strided()
+    before = dict(model.named_buffers())
+    compiled = ecospa_fx.compile(model, args=(torch.randn(2, 7, 8),))
+    assert dict(model.named_buffers()) == before
+    assert "window" not in vars(model)
+    assert {c.kind: c.num_units for c in compiled.couplings} == {"ffn": 12}
+    assert_equals_masked(compiled, torch.randn(3, 11, 8))
