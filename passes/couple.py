@@ -193,7 +193,8 @@ class _Builder:
             marks = kinds[rows.components].sum(1)
             if (marks != marks[0]).any():
                 found.append((rows.ids, np.broadcast_to(rows.ids[:1], rows.ids.shape)))
-            elif (held != whole).any():  # some row holds only a part of a segment
+            elif (held != whole).any() and (rows.components != rows.components[:, :1]).any():
+                # some row holds only a part of a segment
                 found.append((rows.ids, np.broadcast_to(rows.ids[:, :1], rows.ids.shape)))
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ecospa_fx.labels import LabelArray, Nature, Value
+from ecospa_fx.labels import LabelArray, Nature, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
 from ecospa_fx.rules.meet import contract, meet, neither
@@ -25,6 +25,8 @@ def _pin_scale(site: Site) -> None:
 def sdpa(call: Call) -> Arrays:
     """``softmax(q k^T + mask) v``; with ``enable_gqa`` every key head serves a group of query heads."""
     q, k, v = (call.value(n) for n in ("query", "key", "value"))
+    call.tag([*q.on(q.rank - 1), *k.on(k.rank - 1)], Tag.DOT)  # learned queries are weights, and queries
+    call.tag(v.on(v.rank - 1), Tag.VALUE)
     if call.get("enable_gqa"):
         k, v = _grouped(k, q.shape[-3]), _grouped(v, q.shape[-3])
         names = ("", "")

@@ -37,7 +37,7 @@ def test_narrow_heads_carry_as_many_zeros_as_the_widest_needs() -> None:
     of = model("llama")
     graph, partition = of.couplings, of.analysis.partition
     dead = dead_labels(of.analysis, planned(of, seed=3, ratio=0.4, heads="ragged").removal)
-    levelled = level(graph, partition, dead)
+    levelled = level(graph, of.analysis, dead)
     assert not (levelled & ~dead).any()
     for labels, equal in ((dead, False), (levelled, True)):
         gone = np.zeros(partition.num_components, bool)
@@ -51,7 +51,7 @@ def test_narrow_heads_carry_as_many_zeros_as_the_widest_needs() -> None:
 def test_equal_heads_are_left_alone() -> None:
     of = model("llama")
     dead = dead_labels(of.analysis, planned(of, seed=3, ratio=0.4).removal)
-    assert level(of.couplings, of.analysis.partition, dead) is dead
+    assert level(of.couplings, of.analysis, dead) is dead
 
 
 def test_whole_heads_leave_the_box() -> None:
@@ -59,4 +59,4 @@ def test_whole_heads_leave_the_box() -> None:
     removal = planned(of, ratio=0.45, remove_heads=True, min_width=8, threshold=0.5).removal
     dead = dead_labels(of.analysis, removal)
     assert 0 in kept_by_segment(of, removal)
-    assert level(of.couplings, of.analysis.partition, dead) is dead
+    assert level(of.couplings, of.analysis, dead) is dead
