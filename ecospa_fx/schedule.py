@@ -22,7 +22,7 @@ from ecospa_fx.agreement import agree, ranks, together
 from ecospa_fx.census import Census
 from ecospa_fx.change import Change, prepare
 from ecospa_fx.distributed import rebuild, unwrap
-from ecospa_fx.errors import EcoSpaError, LoadError, OptimizerError, PlanError, ScheduleError
+from ecospa_fx.errors import EcoSpaError, GradientError, LoadError, OptimizerError, PlanError, ScheduleError
 from ecospa_fx.fisher import FisherAccumulator
 from ecospa_fx.optim_state import StateRules, inner_optimizer
 from ecospa_fx.passes.choose import check_couples
@@ -141,6 +141,10 @@ class SparsitySchedule:
             raise ScheduleError(f"target_params is {size!r}, not a whole number above zero")
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
             raise ScheduleError(f"samples is {self.samples!r}, not a whole number from 1")
+        if "activations" in find_score(self.score).needs:
+            raise ScheduleError(
+                f"score {self.score!r} needs calibration data, which a schedule does not have"
+            )
         if not self.optimizers:
             raise OptimizerError("no optimizer was given")
         for follower in self.followers:
@@ -319,6 +323,9 @@ class SparsitySchedule:
             for change in reversed(made):
                 change.rollback()
             raise
+        self._rebuild()
+
+    def _rebuild(self) -> None:
         for wrapper in self.wrappers:
             rebuild(wrapper)
 
@@ -369,20 +376,16 @@ class SparsitySchedule:
             OptimizerError: it was taken with another optimizer.
             EcoSpaError: whatever else does not fit; nothing has changed in any case.
         """
-        removal, reports = self._read(state)
-        changes = self._changes_to(removal)
-        before = self.compiled.removal
+        changes, reports = together("reading the state", lambda: self._read(state), self.group)
         self._commit(changes)
         try:
-            self.fisher.reset()
-            if state["fisher"]:
-                self.fisher.load_state_dict(state["fisher"])
-        except EcoSpaError as error:
+            together("reading the Fisher sums", lambda: self._read_fisher(state["fisher"]), self.group)
+        except EcoSpaError:
             for change in reversed(changes):
                 change.rollback()
+            self._rebuild()
             self.fisher.reset()
-            assert self.compiled.removal is before
-            raise ScheduleError(f"the state does not fit the model: {error}") from error
+            raise
         self.steps, self._due, self.reports = int(state["steps"]), bool(state["due"]), reports
         self._begin, self._final = state["sizes"]
         self._silent = 0
@@ -391,7 +394,16 @@ class SparsitySchedule:
         elif self._handle is None:
             self._handle = self.optimizers[-1].register_step_pre_hook(self._watch)
 
-    def _read(self, state: Mapping[str, Any]) -> tuple[Removal, list[SparsifyReport]]:
+    def _read_fisher(self, sums: Mapping[str, Any]) -> None:
+        self.fisher.reset()
+        if not sums:
+            return
+        try:
+            self.fisher.load_state_dict(sums)
+        except (GradientError, KeyError) as error:
+            raise ScheduleError(f"the state does not fit the model: {error}") from error
+
+    def _read(self, state: Mapping[str, Any]) -> tuple[list[Change], list[SparsifyReport]]:
         missing = sorted(_KEYS - state.keys())
         if missing or state["format"] != FORMAT:
             what = f"it lacks {', '.join(missing)}" if missing else f"its format is {state['format']!r}"
@@ -402,9 +414,10 @@ class SparsitySchedule:
             raise ScheduleError("the state is of another schedule: " + "; ".join(odd))
         self._check_optimizers(state["optimizers"])
         try:
-            return Removal.from_dict(state["removal"]), [_report(r) for r in state["reports"]]
+            removal, reports = Removal.from_dict(state["removal"]), [_report(r) for r in state["reports"]]
         except (PlanError, TypeError, KeyError, ValueError) as error:
             raise ScheduleError(f"the state cannot be read: {error}") from error
+        return self._changes_to(removal), reports
 
     def _check_optimizers(self, theirs: Sequence[Any]) -> None:
         ours = self._optimizer_config()

@@ -463,6 +463,12 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes() -> None:
     with pytest.raises(ScheduleError, match="gone already"):
         half(ahead, AdamW(ahead.parameters())).load_state_dict(state)
 
+    short = ffn()
+    optimizer = AdamW(short.parameters())
+    fisher = {k: v[:3] if isinstance(v, Tensor) else v for k, v in state["fisher"].items()}
+    with untouched(short, optimizer), pytest.raises(ScheduleError, match="Fisher sums are of another model"):
+        half(short, optimizer).load_state_dict({**state, "fisher": fisher})
+
     twin = ffn()
     with pytest.raises(OptimizerError, match="taken with AdamW, and the run goes on with SGD"):
         half(twin, SGD(twin.parameters(), 0.1)).load_state_dict(state)
@@ -505,6 +511,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "top_k": ({"top_k": 0.0}, PlanError, "top_k"),
     "a kind": ({"kinds": ("fnn",)}, ecospa_fx.EcoSpaError, "fnn"),
     "score": ({"score": "fischer"}, ecospa_fx.ScoreError, "fisher"),
+    "a score of activations": ({"score": "activation"}, ScheduleError, "calibration data"),
     "a follower": ({"followers": [nn.Linear(2, 2)]}, ScheduleError, "no compiled model in Linear"),
 }
 
