@@ -1,8 +1,8 @@
 """Simplify: operators told by simpler ones that rules see through.
 
 A lookup by constant numbers (``qkv[:, :, :, [-2]]``) is a slice, which keeps its labels; a lookup by numbers
-that only the run knows does not. A slice of everything is what it slices. An ``einsum`` over many tensors
-is a chain over two at a time.
+that only the run knows does not. A slice of everything is what it slices. Strides that let chunks overlap
+are windows. An ``einsum`` over many tensors is a chain over two at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.unfuse import emit
-from ecospa_fx.sizes import static
+from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
 _COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
@@ -36,7 +36,12 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
     changed = False
     for node in list(graph.nodes):
         with graph.inserting_before(node):
-            new = _whole(node) or _sliced(graph, node, constants) or _pairwise(graph, node)
+            new = (
+                _whole(node)
+                or _sliced(graph, node, constants)
+                or _windows(graph, node)
+                or _pairwise(graph, node)
+            )
         if new is not None:
             node.replace_all_uses_with(new)
             changed = True
@@ -108,6 +113,34 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
     """
     breaks = [i for i, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1]
     return [(numbers[a], numbers[b - 1] + 1) for a, b in pairwise([0, *breaks, len(numbers)])]
+
+
+def _windows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """``unfold`` in place of strides by which neighbouring chunks overlap (Longformer)."""
+    if node.target is not aten.as_strided.default or not isinstance(node.args[0], fx.Node):
+        return None
+    source, out = node.args[0].meta["val"], node.meta["val"]
+    had, got = ([hint(n) for n in v.stride()] for v in (source, out))
+    sizes, wide = ([hint(n) for n in v.shape] for v in (source, out))
+    changed = [a for a in range(len(wide)) if a >= len(sizes) or (sizes[a], had[a]) != (wide[a], got[a])]
+    if len(sizes) != len(wide) or len(changed) != 1 or changed[0] + 2 > len(wide) or len(node.args) > 3:
+        return None
+    axis = changed[0]
+    width, step = _written(node.args[0], axis + 1), got[axis] // max(had[axis + 1], 1)
+    if width is None or not step or had[axis] != width * had[axis + 1] or got[axis] != step * had[axis + 1]:
+        return None
+    if wide[axis] != (sizes[axis] * width - width) // step + 1:
+        return None
+    line = emit(graph, node, aten.flatten.using_ints, node.args[0], axis, axis + 1)
+    moved = emit(graph, node, aten.unfold.default, line, axis, width, step)
+    return emit(graph, node, aten.movedim.int, moved, -1, axis + 1)
+
+
+def _written(node: fx.Node, axis: int) -> int | None:
+    """A static size, or the number that a view was told."""
+    size = static(node.meta["val"].shape[axis])
+    told = named_arguments(node, lambda n: n).get("shape", ())
+    return size if size is not None or axis >= len(told) or not isinstance(told[axis], int) else told[axis]
 
 
 def _pairwise(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -57,6 +57,32 @@ def test_a_lookup_by_a_buffer_stays() -> None:
     assert not compiled.couplings.of_kinds()
 
 
+class Chunks(nn.Module):
+    """Scores within chunks that overlap by half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.chunked(m(x)) for m in (self.q, self.k, self.v))
+        return self.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+
+    def chunked(self, x: Tensor) -> Tensor:
+        x = x.view(x.shape[0], x.shape[1] // 4, 4, x.shape[2])
+        size, stride = list(x.size()), list(x.stride())
+        return x.as_strided((size[0], 2 * size[1] - 1, *size[2:]), (stride[0], stride[1] // 2, *stride[2:]))
+
+
+def test_overlapping_chunks_are_windows() -> None:
+    torch.manual_seed(0)
+    model, x = Chunks(), torch.randn(2, 12, 8)
+    compiled = ecospa_fx.compile(model, args=(x,))
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+    assert {c.kind: c.num_units for c in compiled.couplings} == {"qk": 8, "vo": 8}
+    assert_equals_masked(compiled, torch.randn(3, 20, 8))
+
+
 class Factors(nn.Module):
     """Scores by three factors, and values by an einsum of three more."""
 
