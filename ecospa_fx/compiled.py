@@ -325,6 +325,16 @@ class CompiledModel(nn.Module):
         save_config(self.source, path)
         self.save(path)
 
+    def to_native(self) -> nn.Module:
+        """A plain model of the original class, with a changed config and parameters of its own.
+
+        Raises:
+            NativeError: no config says these widths.
+        """
+        from ecospa_fx.passes.native import native
+
+        return native(self)
+
     def __reduce__(self) -> Any:
         raise TypeError(
             "a compiled model holds graphs that cannot be pickled; use compiled.save(path), or "

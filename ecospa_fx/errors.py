@@ -69,6 +69,10 @@ class OptimizerStateError(OptimizerError):
     """Raised when an entry of an optimizer's state cannot be matched with the axes of its parameter."""
 
 
+class NativeError(EcoSpaError):
+    """Raised when no config of a model's own class says the widths of the smaller model."""
+
+
 class LoadError(EcoSpaError):
     """Raised when a saved file is missing, damaged or made for another model."""
 

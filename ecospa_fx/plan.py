@@ -12,6 +12,7 @@ from ecospa_fx.errors import PlanError
 from ecospa_fx.removal import Removal
 
 Allocation = Literal["ecospa", "uniform", "global"]
+Layout = Literal["free", "native"]
 Heads = Literal["uniform", "ragged"]
 FORMAT = 1
 
@@ -34,6 +35,9 @@ class PlanSettings:
         heads: ``"uniform"`` keeps equally many rows in all heads of a layer; with ``"ragged"`` each loses as
             many as its importance says, as in the paper. Parameters are as small either way, while
             computation takes the width of the widest head of the layer.
+        layout: with ``"native"`` what is left can be said in the config of the model's own class: couples
+            of one kind and width go on being equally wide in all layers, and of attention only whole heads go
+            (with ``remove_heads``), equally many in every layer.
 
     Raises:
         PlanError: a value is out of its range; all culprits are listed.
@@ -48,6 +52,7 @@ class PlanSettings:
     limits: Mapping[str, float] = field(default_factory=dict)
     remove_heads: bool = False
     heads: Heads | str = "uniform"
+    layout: Layout | str = "free"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
@@ -72,6 +77,10 @@ class PlanSettings:
                 yield f"limit {pattern!r} is {most!r}, not in [0, 1]"
         if self.heads not in get_args(Heads):
             yield f"heads is {self.heads!r}, not one of {', '.join(get_args(Heads))}"
+        if self.layout not in get_args(Layout):
+            yield f"layout is {self.layout!r}, not one of {', '.join(get_args(Layout))}"
+        if self.layout == "native" and self.heads == "ragged":
+            yield "no config says heads='ragged', which layout='native' is for"
         if self.remove_heads not in (True, False):
             yield f"remove_heads is {self.remove_heads!r}, not a bool"
 

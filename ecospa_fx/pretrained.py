@@ -44,7 +44,7 @@ def from_pretrained(path: str | Path, *, check: bool = True) -> CompiledModel:
     """
     model: Any = _skeleton(_json(Path(path) / CONFIG), path)
     compiled = load(path, model, check=check)
-    _fill_buffers(model)
+    fill_buffers(model)
     file = Path(path) / GENERATION
     if file.is_file() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
@@ -123,7 +123,7 @@ def _dtype(data: dict[str, Any]) -> torch.dtype:
     return found
 
 
-def _fill_buffers(model: nn.Module) -> None:
+def fill_buffers(model: nn.Module) -> None:
     """Buffers that are not saved, such as the frequencies of RoPE, as the model's own code makes them."""
     for module in model.modules():
         for name, buffer in module._buffers.items():

@@ -115,6 +115,23 @@ class Heads:
         rank = rank[~stays[rank]]
         return self.ids[order[rank]], int(weak.sum())
 
+    def every_family(self, most: Ids) -> list[tuple[float, Ids]]:
+        """Ways to take the same fraction of every family, none first: the fraction, and the slots.
+
+        Args:
+            most: how many units of each bundle may go with heads, shape ``[bundles]``.
+        """
+        sizes = np.bincount(self.family)
+        steps = int(np.gcd.reduce(sizes)) if len(sizes) else 1
+        order = np.lexsort((self.share, self.family))
+        place = np.arange(len(order)) - np.searchsorted(self.family[order], self.family[order])
+        allowed = self._droppable_count(most)
+        return [
+            (step / steps, self.ids[order[place < (sizes * step // steps)[self.family[order]]]])
+            for step in range(steps)
+            if (sizes * step // steps <= allowed).all()
+        ]
+
     def _droppable_count(self, most: Ids) -> Ids:
         """How many heads of each family may go: all but one, and within the limits of their bundles."""
         count = np.bincount(self.family) - 1

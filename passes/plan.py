@@ -71,13 +71,35 @@ def _in_bundles(graph: CouplingGraph, removal: Removal, settings: PlanSettings) 
     """The graph; with ragged heads each segment goes its own way."""
     if settings.heads == "ragged":
         return replace(graph, bundle_of=np.arange(len(graph.bundle_of)))
+    if settings.layout == "native":
+        graph = replace(graph, bundle_of=_over_layers(graph))
     alive = (graph.segment_of >= 0) & ~dead_components(graph, removal)
     counts = np.bincount(graph.segment_of[alive], minlength=len(graph.bundle_of))
     most = np.zeros(int(graph.bundle_of.max(initial=-1)) + 1, np.int64)
     np.maximum.at(most, graph.bundle_of, counts)
     if ((counts != most[graph.bundle_of]) & (counts > 0)).any():
-        raise PlanError("heads keep different counts already: go on with heads='ragged'")
+        raise PlanError(
+            "layers keep different counts already, which no config says: go on with layout='free'"
+            if settings.layout == "native"
+            else "heads keep different counts already: go on with heads='ragged'"
+        )
     return graph
+
+
+def _over_layers(graph: CouplingGraph) -> Ids:
+    """Bundles that hold the couples of one kind and width of all layers."""
+    found: dict[tuple[object, ...], int] = {}
+    bundle_of = graph.bundle_of.copy()
+    for couple in graph.couples:
+        if couple.kind not in _HEADED:
+            sizes = [len(graph.shapes[w.parameter]) for w in couple.weights]
+            key = (couple.kind, couple.num_units, *sorted(sizes))
+            for segment in np.unique(graph.segment_of[couple.units]):
+                bundle_of[segment] = found.setdefault(key, int(bundle_of[segment]))
+    return np.asarray(bundle_of)
+
+
+_HEADED = ("qk", "vo", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +134,12 @@ class _Planner:
     @cached_property
     def ranked(self) -> Ids:
         """Units in play in the order in which each segment loses them."""
-        return weakest_first(self.census, self.scores)
+        ranked = weakest_first(self.census, self.scores)
+        if self.settings.layout == "free":
+            return ranked
+        graph = self.census.graph
+        headed = np.array([c.kind in _HEADED for c in graph.couples])
+        return np.asarray(ranked[~headed[graph.couple_of[ranked]]])
 
     def _ladder(self, dead: Ids) -> Ladder:
         left = self.ranked[~dead[self.ranked]]
@@ -139,6 +166,8 @@ class _Planner:
     def _heads(self, target: int) -> Ids:
         """Weak heads that go as a whole; more of them if units alone cannot reach the target."""
         heads = Heads(self.census, self.strength)
+        if self.settings.layout == "native":
+            return self._heads_of_every_layer(heads, target)
         slots, weak = heads.order(self.limits.units_left(), self.settings.threshold)
 
         def without(count: int) -> Ids:
@@ -152,6 +181,23 @@ class _Planner:
         if not reaches(weak):
             weak = bisect_left(range(len(slots)), True, lo=weak, key=reaches)
         return without(weak)
+
+    def _heads_of_every_layer(self, heads: Heads, target: int) -> Ids:
+        """The same fraction of the heads of every layer as of the whole; more if the rest cannot do it."""
+        start = self._size(self.census.dead)
+        steps = heads.every_family(self.limits.units_left())
+        wanted = (start - target) / max(self.census.coupled(self.census.dead), 1)
+
+        def without(step: int) -> Ids:
+            return self.census.close(self.census.dead | heads.units_of(steps[step][1]))
+
+        first = max((i for i, (share, _) in enumerate(steps) if share <= wanted), default=0)
+        first = next(i for i in range(first, -1, -1) if not i or self._size(without(i)) >= target)
+        for step in range(first, len(steps)):
+            dead = without(step)
+            if self._size(self._floor(self._ladder(dead), dead)) <= target:
+                break
+        return dead
 
 
 def _totals(census: Census, scores: Ids) -> Ids:
