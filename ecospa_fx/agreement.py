@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from ecospa_fx.errors import ScheduleError
+from ecospa_fx.errors import RewriteError, ScheduleError
 from ecospa_fx.labels import Ids
 
 T = TypeVar("T")
@@ -82,6 +82,21 @@ def agree(what: str, value: Any, group: dist.ProcessGroup | None = None) -> None
             f"the ranks disagree on {what}: {sides}. Nothing was cut. Models and settings must be the same "
             "on all ranks: start from the same weights (DistributedDataParallel sends those of rank 0), "
             "settings and checkpoint"
+        )
+
+
+def check_whole(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse parameters of which this rank holds a part only.
+
+    Raises:
+        RewriteError: some are DTensors, as ``fully_shard`` makes them.
+    """
+    sharded = [n for n, p in parameters.items() if type(p.detach()).__name__ == "DTensor"]
+    if sharded:
+        more = f" and {len(sharded) - 3} more" if len(sharded) > 3 else ""
+        raise RewriteError(
+            f"{', '.join(map(repr, sharded[:3]))}{more}: sharded over ranks (DTensor), which cannot be cut "
+            "yet. Sparsify before fully_shard, or train with DistributedDataParallel"
         )
 
 

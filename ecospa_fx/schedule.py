@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ecospa_fx.agreement import agree, ranks, together
+from ecospa_fx.agreement import agree, check_whole, ranks, together
 from ecospa_fx.census import Census
 from ecospa_fx.change import Change, prepare
 from ecospa_fx.distributed import rebuild, unwrap
@@ -71,6 +71,7 @@ class SparsitySchedule:
         PlanError: the target is out of reach; the message says the most. A model that has not been called
             yet is checked in its first step, before the optimizer changes anything.
         OptimizerError: the optimizer does not hold what is to shrink.
+        RewriteError: parameters are sharded over ranks.
 
     Example:
         >>> import ecospa_fx
@@ -155,6 +156,7 @@ class SparsitySchedule:
             raise PlanError(
                 f"unknown setting: {error}; there are {', '.join(PlanSettings.__annotations__)}"
             ) from error
+        check_whole(dict(self.compiled.named_parameters()))
         check_held(dict(self.compiled.named_parameters()), (), self.optimizers)
         for optimizer in self.optimizers:
             StateRules(optimizer)  # refuses those that cannot follow

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ecospa_fx.agreement import check_whole
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CoupleError, GradientError
 from ecospa_fx.fisher import FisherAccumulator, GradientStatistics, gradient_statistics
@@ -67,8 +68,10 @@ def choose(
         CoupleError: there is nothing to couple; the reasons are listed.
         GradientError: gradients are missing or malformed.
         PlanError: the target is malformed or out of reach.
+        RewriteError: parameters are sharded over ranks.
     """
     check_couples(present.graph, settings.kinds)
+    check_whole(present.parameters)
     statistics = _statistics(present, gradients, settings.kinds)
     context = ScoreContext(
         present.graph,

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
@@ -176,7 +177,29 @@ def failure_on_one(folder: Path) -> None:
     assert compiled.verify().within(1e-9)
 
 
-CHECKS = (losses_of_two, unsynchronised_gradients, disagreement, failure_on_one)
+def sharded_parameters(folder: Path) -> None:
+    """``fully_shard`` around the whole trains; removal is refused before anything changes."""
+    compiled = model()
+    fully_shard(compiled, mesh=dist.init_device_mesh("cpu", (RANKS,)))
+    expected = torch.load(folder / "losses.pt")[0].item()
+    optimizer = AdamW(compiled.parameters(), lr=0.01)
+    loss = loss_of(compiled, mine(batch(0)))
+    loss.backward()
+    optimizer.step()
+    loss = loss.detach()
+    dist.all_reduce(loss)
+    assert abs(loss.item() / RANKS - expected) < 1e-9
+    for work in (
+        lambda: compiled.sparsify(ratio=0.5, optimizer=optimizer),
+        lambda: SparsitySchedule(compiled, optimizer, target_ratio=0.5, every=1, end=1),
+    ):
+        assert "sharded over ranks" in refused(work)
+    assert sum(p.numel() for p in compiled.parameters()) == DENSE
+    loss_of(compiled, mine(batch(1))).backward()
+    optimizer.step()
+
+
+CHECKS = (sharded_parameters, losses_of_two, unsynchronised_gradients, disagreement, failure_on_one)
 
 
 def worker(rank: int, port: int, folder: str) -> None:
