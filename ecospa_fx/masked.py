@@ -150,5 +150,8 @@ def repeatable(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for name, b in model.named_buffers():
-                    if name in saved and b.shape == saved[name].shape:
-                        b.copy_(saved[name])
+                    value = saved.get(name, b)
+                    if b.shape == value.shape and not torch.equal(
+                        b, value
+                    ):  # backward may need what was read
+                        b.copy_(value)

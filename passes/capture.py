@@ -20,6 +20,7 @@ from ecospa_fx.diagnosis import explain_failure
 from ecospa_fx.errors import BackwardError, CaptureError, InputError
 from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names
+from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.patches import traceable
@@ -74,7 +75,17 @@ def _captured(model: nn.Module, way: Way) -> tuple[Program, list[int]]:
     with _quiet():
         exported, unrolled = _export(model, inputs, way)
         program = from_exported(exported, model)
+        _note_inputs(program, [inputs[name] for name in way.fixed])
     return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
+
+
+def _note_inputs(program: Program, fixed: list[torch.Tensor]) -> None:
+    """Constants that stand for inputs say as much about labels as inputs do."""
+    for node in program.graph.nodes:
+        value = program.constants.get(str(node.target)) if node.op == "get_attr" else None
+        alike = (f for f in fixed if value is not None and (f.shape, f.dtype) == (value.shape, value.dtype))
+        if any(torch.equal(f.to(value.device), value) for f in alike):  # type: ignore[union-attr,arg-type]
+            node.meta["nature"] = Nature.INDEX
 
 
 def _check_loops(model: nn.Module, program: Program, inputs: Mapping[str, Any]) -> None:

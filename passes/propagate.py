@@ -83,7 +83,7 @@ class Interpreter:
         if not isinstance(tensor, torch.Tensor):
             return
         if name not in self.program.parameters or not tensor.is_floating_point():
-            self.values[node] = bare_value(tensor, Nature.CONSTANT)
+            self.values[node] = bare_value(tensor, node.meta.get("nature", Nature.CONSTANT))
             return
         if name not in self.labels:
             self.labels[name] = tuple(self._axis_labels(n) for n in tensor.shape)

@@ -117,23 +117,37 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
 
 def _windows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """``unfold`` in place of strides by which neighbouring chunks overlap (Longformer)."""
-    if node.target is not aten.as_strided.default or not isinstance(node.args[0], fx.Node):
+    if node.target is not aten.as_strided.default or len(node.args) != 3:
         return None
-    source, out = node.args[0].meta["val"], node.meta["val"]
-    had, got = ([hint(n) for n in v.stride()] for v in (source, out))
-    sizes, wide = ([hint(n) for n in v.shape] for v in (source, out))
-    changed = [a for a in range(len(wide)) if a >= len(sizes) or (sizes[a], had[a]) != (wide[a], got[a])]
-    if len(sizes) != len(wide) or len(changed) != 1 or changed[0] + 2 > len(wide) or len(node.args) > 3:
+    line, axis, width = _chunked(graph, node)
+    if line is None or width is None:
         return None
-    axis = changed[0]
-    width, step = _written(node.args[0], axis + 1), got[axis] // max(had[axis + 1], 1)
-    if width is None or not step or had[axis] != width * had[axis + 1] or got[axis] != step * had[axis + 1]:
+    value, out = line.meta["val"], node.meta["val"]
+    sizes, had = [hint(n) for n in value.shape], [hint(n) for n in value.stride()]
+    step = hint(out.stride(axis)) // max(had[axis], 1)
+    count = (sizes[axis] - width) // step + 1 if step else 0
+    if [hint(n) for n in out.shape] != [*sizes[:axis], count, width, *sizes[axis + 1 :]]:
         return None
-    if wide[axis] != (sizes[axis] * width - width) // step + 1:
+    if [hint(n) for n in out.stride()] != [*had[:axis], step * had[axis], had[axis], *had[axis + 1 :]]:
         return None
-    line = emit(graph, node, aten.flatten.using_ints, node.args[0], axis, axis + 1)
     moved = emit(graph, node, aten.unfold.default, line, axis, width, step)
     return emit(graph, node, aten.movedim.int, moved, -1, axis + 1)
+
+
+def _chunked(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node | None, int, int | None]:
+    """The tensor along whose axis windows lie, that axis, and how wide they are."""
+    source: Any = node.args[0]
+    before, after = source.meta["val"], node.meta["val"]
+    had, got = (
+        [(hint(n), hint(s)) for n, s in zip(v.shape, v.stride(), strict=True)] for v in (before, after)
+    )
+    axis = next((a for a, (x, y) in enumerate(zip(had, got, strict=False)) if x != y), len(had))
+    if len(got) == len(had) + 1:
+        return (source, axis, static(after.shape[axis + 1])) if axis < len(had) else (None, 0, None)
+    if len(got) != len(had) or axis + 1 >= len(had) or had[axis][1] != had[axis + 1][0] * had[axis + 1][1]:
+        return None, 0, None
+    line = emit(graph, node, aten.flatten.using_ints, source, axis, axis + 1)
+    return line, axis, _written(source, axis + 1)
 
 
 def _written(node: fx.Node, axis: int) -> int | None:

@@ -87,3 +87,20 @@ def test_random_numbers_and_buffers_are_put_back() -> None:
             model(torch.randn(3, 2))
             draws.append(torch.rand(1))
     assert torch.equal(*draws)
+
+
+def test_a_buffer_that_only_was_read_serves_backward() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) * self.scale
+
+    model = Scaled()
+    with repeatable(model):
+        out = model(torch.ones(2, 3))
+    out.sum().backward()
+    assert torch.equal(model.inner.bias.grad, torch.full((3,), 4.0))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ecospa_fx
@@ -68,15 +69,27 @@ class Chunks(nn.Module):
         q, k, v = (self.chunked(m(x)) for m in (self.q, self.k, self.v))
         return self.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
 
+    @staticmethod
+    def padded(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 2))
+        (batch, length, width), stride = x.size(), x.stride()
+        return x.as_strided((batch, (length - 2) // 2, 4, width), (stride[0], 2 * stride[1], *stride[1:]))
+
     def chunked(self, x: Tensor) -> Tensor:
         x = x.view(x.shape[0], x.shape[1] // 4, 4, x.shape[2])
         size, stride = list(x.size()), list(x.stride())
         return x.as_strided((size[0], 2 * size[1] - 1, *size[2:]), (stride[0], stride[1] // 2, *stride[2:]))
 
 
-def test_overlapping_chunks_are_windows() -> None:
+class Padded(Chunks):
+    def chunked(self, x: Tensor) -> Tensor:
+        return self.padded(x)
+
+
+@pytest.mark.parametrize("kind", [Chunks, Padded])
+def test_overlapping_chunks_are_windows(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model, x = Chunks(), torch.randn(2, 12, 8)
+    model, x = kind(), torch.randn(2, 12, 8)
     compiled = ecospa_fx.compile(model, args=(x,))
     assert torch.allclose(compiled(x), model(x), atol=1e-5)
     assert {c.kind: c.num_units for c in compiled.couplings} == {"qk": 8, "vo": 8}
