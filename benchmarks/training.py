@@ -146,7 +146,9 @@ def time_saved(steps: int = 120) -> Row:
         "coupled_left": schedule.reports[-1].coupled_after / schedule.reports[0].coupled_before,
         "dense_s": sum(seconds[0]),
         "sparse_s": sum(seconds[1]),
+        "first_sparse_step_with_capture_s": seconds[1][0],
         "saved_percent": 100 * (1 - sum(seconds[1]) / sum(seconds[0])),
+        "saved_percent_after_the_first_step": 100 * (1 - sum(seconds[1][1:]) / sum(seconds[0][1:])),
         "saved_percent_of_a_step_in_the_end": 100
         * (1 - median(seconds[1][steps // 2 :]) / median(seconds[0][steps // 2 :])),
         "dense_loss": sum(losses[0][-20:]) / 20,
