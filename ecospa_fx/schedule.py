@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ecospa_fx.agreement import agree, check_whole, ranks, together
+from ecospa_fx.agreement import agree, all_sum, check_whole, ranks, together
 from ecospa_fx.census import Census
 from ecospa_fx.change import Change, prepare
 from ecospa_fx.distributed import rebuild, unwrap
@@ -248,13 +248,13 @@ class SparsitySchedule:
         return report
 
     def _has_gradients(self) -> bool:
-        """Whether some were seen since the last round.
+        """Whether all ranks have seen some since the last round.
 
         Raises:
             ScheduleError: the optimizer has not stepped for so long that it cannot be the right one.
         """
         patience = max(32, self.ramp.every)
-        if self.fisher.samples:
+        if not all_sum(np.array([self.fisher.samples == 0], np.float64), self.group).any():
             return True
         if self._silent >= patience:
             raise ScheduleError(
