@@ -28,9 +28,10 @@ from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
+from ecospa_fx.route import Route, route
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
 from ecospa_fx.signature import bind
-from ecospa_fx.signatures import Signatures
+from ecospa_fx.signatures import Signature, Signatures
 from ecospa_fx.storage import save_files, unique_tensors
 
 
@@ -64,9 +65,12 @@ class CompiledModel(nn.Module):
         self.removal = Removal()
         self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
         self._signatures = Signatures(model, self, self._shapes, check)
+        self._routes: dict[tuple[Any, ...], list[Route]] = {}
         self._parts: dict[int, tuple[Signatures, Removal]] = {}
         if args or kwargs:
-            self._signatures.of(bind(model.forward, args, kwargs or {}), self.removal)
+            named = bind(model.forward, args, kwargs or {})
+            signature, _ = self._signatures.of(plain_arguments(named)[0], self.removal)
+            self._remember(signature, args, kwargs or {}, named)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same inputs and outputs as the model; a new kind of call is captured when it first comes.
@@ -75,7 +79,34 @@ class CompiledModel(nn.Module):
             InputError: the call does not fit the model, or a size that the capture had to fix.
             CaptureError: this kind of call cannot be captured.
         """
-        return self._run(bind(self.source.forward, args, kwargs))
+        if torch.compiler.is_dynamo_compiling():
+            return self._traced(args, kwargs)
+        named = bind(self.source.forward, args, kwargs)
+        output, signature = self._answer(named)
+        self._remember(signature, args, kwargs, named)
+        return output
+
+    def _remember(
+        self, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any], named: Mapping[str, Any]
+    ) -> None:
+        """Note how the arguments of a signature were passed, for calls under ``torch.compile``."""
+        routes = self._routes.setdefault((self.training, len(args), tuple(kwargs)), [])
+        if all(r.signature is not signature for r in routes):
+            found = route(signature, self.source.forward, args, named)
+            routes.extend([found] if found is not None else [])
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call while ``torch.compile`` looks on, who does not understand how a signature is found."""
+        for way in self._routes.get((self.training, len(args), tuple(kwargs)), ()):
+            leaves = way.leaves(args, kwargs)
+            if leaves is not None:
+                output = way.signature.executable(leaves)
+                return pytree.tree_unflatten(output, way.signature.program.out_spec)
+        return self._untraced(*args, **kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _untraced(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """``generate`` of a transformers model, with the smaller graph and its smaller cache.
@@ -88,10 +119,15 @@ class CompiledModel(nn.Module):
         return generator(self.source, self, self._part).generate(*args, **with_open_caches(kwargs))
 
     def _run(self, named: Mapping[str, Any]) -> Any:
+        return self._answer(named)[0]
+
+    def _answer(self, named: Mapping[str, Any]) -> tuple[Any, Signature]:
         plain, held = plain_arguments(named)
-        signature, leaves = self._signatures.of(plain, self.removal)
-        output = pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
-        return plain_output(output, held)
+        with self._signatures.lock:  # a capture puts other parameters in place for a while
+            signature, leaves = self._signatures.of(plain, self.removal)
+            arguments = signature.executable.arguments(leaves)
+        output = pytree.tree_unflatten(signature.executable.module(*arguments), signature.program.out_spec)
+        return plain_output(output, held), signature
 
     def _part(self, module: nn.Module) -> Callable[..., Any]:
         """What runs a submodule by itself, as small as it is within the model."""

@@ -62,7 +62,10 @@ def lift_attributes(graph: fx.Graph) -> tuple[fx.Graph, tuple[str, ...]]:
     tensors = {name: lifted.placeholder(f"attribute_{i}") for i, name in enumerate(names)}
     env: dict[fx.Node, Any] = {}
     for node in graph.nodes:
-        env[node] = (
-            tensors[str(node.target)] if node.op == "get_attr" else lifted.node_copy(node, env.__getitem__)
-        )
+        if node.op == "get_attr":
+            env[node] = tensors[str(node.target)]
+        elif node.target is torch.ops.aten.sym_size.int:  # vmap has no rule for it
+            env[node] = lifted.call_method("size", tuple(env.get(a, a) for a in node.args))
+        else:
+            env[node] = lifted.node_copy(node, env.__getitem__)
     return lifted, tuple(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,7 @@ class Signatures:
         self._model, self._owner = model, owner
         self._modules = list(model.modules())
         self._known: dict[tuple[Any, ...], list[Signature]] = {}
+        self.lock = threading.RLock()
 
     def __iter__(self) -> Iterator[Signature]:
         return (signature for variants in self._known.values() for signature in variants)
@@ -71,6 +73,10 @@ class Signatures:
             InputError: the call does not fit, or has another size than the capture had to fix.
             CaptureError: this kind of call cannot be captured.
         """
+        with self.lock:
+            return self._of(named, removal)
+
+    def _of(self, named: Mapping[str, Any], removal: Removal) -> tuple[Signature, list[Any]]:
         variants = self._known.setdefault(
             key_of(named, self._modules, next(self._model.parameters(), None)), []
         )
@@ -123,6 +129,11 @@ class Signatures:
         return signature
 
     def _opened(self, named: Mapping[str, Any], removal: Removal) -> Signature:
+        if torch.compiler.is_compiling():
+            raise CaptureError(
+                "the model has not been called in this way yet, and torch is tracing, so that it cannot be "
+                "captured now; call the model once before torch.compile, torch.export or torch.onnx.export"
+            )
         example = with_dense_caches(named, (s.program for s in self)) if removal.removed else named
         program = open_signature(self._model, with_room(example), self.shapes, self.check)
         if not _fits(program, example):
