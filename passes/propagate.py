@@ -75,7 +75,7 @@ class Interpreter:
         """A cache has heads and widths of its own, which follow whatever is written next to them."""
         shape = [1 if s else n for n, s in zip(value.shape, value.symbolic, strict=True)]
         call = Call("cache", {}, (value,), self.space, node.name)
-        joint = call.slots(shape, zero=True)
+        joint = LabelArray(self.space.fresh(shape), zero=True)
         return replace(value, arrays=with_slots(call, (joint,)) if joint.axes else ())
 
     def _get_attr(self, node: fx.Node) -> None:

@@ -22,12 +22,16 @@ SOUND = {"input_features": torch.randn(3, 12, 20, generator=torch.Generator().ma
 SIZES = {"vocab_size": 97, "pad_token_id": 0, "max_position_embeddings": 64}
 
 
-def llama() -> nn.Module:
+def llama(groups: int = 2) -> nn.Module:
     config = hf.LlamaConfig(
         hidden_size=60, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, **SIZES,
+        num_key_value_heads=groups, **SIZES,
     )  # fmt: skip
     return hf.LlamaForCausalLM(config).double()
+
+
+def one_key_head() -> nn.Module:
+    return llama(groups=1)
 
 
 def gemma2() -> nn.Module:
@@ -59,6 +63,7 @@ def whisper() -> nn.Module:
 
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor], int]] = {
     "llama": (llama, PADDED, 2),
+    "one key head": (one_key_head, PADDED, 2),
     "gemma2": (gemma2, PADDED, 2),
     "t5": (t5, PADDED, 3),
     "whisper": (whisper, SOUND, 3),
