@@ -106,7 +106,6 @@ def test_masking_is_asserted() -> None:
 
 def test_a_wrong_model_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = ffn()
-    forward = compiled.source.forward
-    monkeypatch.setattr(compiled.source, "forward", lambda input: forward(input) * 1.01)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: torch.relu(x) * 1.01)
     with pytest.raises(VerifyError, match="after 0 rounds of removal: outputs differ"):
         assert_equals_masked(compiled)
