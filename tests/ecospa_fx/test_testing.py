@@ -106,6 +106,7 @@ def test_masking_is_asserted() -> None:
 
 def test_a_wrong_model_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = ffn()
+    assert compiled.verify(X).within(1e-9)  # captured before the model goes wrong
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: torch.relu(x) * 1.01)
     with pytest.raises(VerifyError, match="after 0 rounds of removal: outputs differ"):
         assert_equals_masked(compiled)
