@@ -16,12 +16,13 @@ from torch.utils import _pytree as pytree
 from ecospa_fx.caches import plain_arguments, plain_output
 from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.errors import CaptureError, PlanError
+from ecospa_fx.errors import CaptureError
 from ecospa_fx.generation import generator, with_open_caches
 from ecospa_fx.masked import Difference
+from ecospa_fx.modes import modes_kept
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.check import check_supported
-from ecospa_fx.passes.choose import Gradients, Present, choose
+from ecospa_fx.passes.choose import Gradients, Present, choose, unread
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.plan import Plan, PlanSettings
@@ -100,8 +101,7 @@ class CompiledModel(nn.Module):
         for way in self._routes.get((self.training, len(args), tuple(kwargs)), ()):
             leaves = way.leaves(args, kwargs)
             if leaves is not None:
-                output = way.signature.executable(leaves)
-                return pytree.tree_unflatten(output, way.signature.program.out_spec)
+                return way.signature.run(leaves)
         return self._untraced(*args, **kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -118,9 +118,6 @@ class CompiledModel(nn.Module):
             raise CaptureError(f"{type(self.source).__name__} has no generate()")
         return generator(self.source, self, self._part).generate(*args, **with_open_caches(kwargs))
 
-    def _run(self, named: Mapping[str, Any]) -> Any:
-        return self._answer(named)[0]
-
     def _answer(self, named: Mapping[str, Any]) -> tuple[Any, Signature]:
         plain, held = plain_arguments(named)
         with self._signatures.lock:  # a capture puts other parameters in place for a while
@@ -135,14 +132,15 @@ class CompiledModel(nn.Module):
         names = {n: first[id(p)] for n, p in module.named_parameters()}
         signatures, removal = self._parts.get(id(module), (None, None))
         if signatures is None or removal is not self.removal:
-            shapes = {n: self._shapes[first[id(p)]] for n, p in _all_parameters(module).items()}
+            held = module.named_parameters(remove_duplicate=False)
+            shapes = {n: self._shapes[first[id(p)]] for n, p in held}
             signatures = Signatures(module, module, shapes, self._signatures.check)
             self._parts[id(module)] = signatures, self.removal
         inner = self.removal.renamed(names)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             signature, leaves = signatures.of(bind(module.forward, args, kwargs), inner)
-            return pytree.tree_unflatten(signature.executable(leaves), signature.program.out_spec)
+            return signature.run(leaves)
 
         return run
 
@@ -223,14 +221,9 @@ class CompiledModel(nn.Module):
             if args or kwargs
             else dict(self._signatures.first(self.removal).inputs)
         )
-        modes = [(m, m.training) for m in self.source.modules()]
-        self.eval()
-        try:
-            return verify(lambda: self._run(named), self.source, named, self.removal, self._shapes)
-        finally:
-            for module, training in modes:
-                module.training = training
-            self.training = self.source.training
+        with modes_kept(self.source, self):
+            self.eval()
+            return verify(lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes)
 
     def sparsify(
         self,
@@ -289,15 +282,10 @@ class CompiledModel(nn.Module):
         **settings: Any,
     ) -> Plan:
         """What :meth:`sparsify` would remove, as data: print it, save it, :meth:`apply` it later."""
-        try:
-            chosen = PlanSettings(**settings)
-        except TypeError as error:
-            raise PlanError(
-                f"unknown setting: {error}; there are {', '.join(PlanSettings.__annotations__)}"
-            ) from error
+        chosen = PlanSettings.of(settings)
         graph, analysis = self._signatures.first(self.removal).coupled
         parameters = dict(self.named_parameters(remove_duplicate=False))
-        outside = sum(p.numel() for n, p in self.named_parameters() if n not in graph.shapes)
+        outside = unread(graph, self.named_parameters())
         present = Present(graph, analysis.partition, self.removal, parameters, outside)
         activations = self._calibrated(calibration) if calibration is not None else None
         if score is None:
@@ -376,8 +364,3 @@ class CompiledModel(nn.Module):
             "a compiled model holds graphs that cannot be pickled; use compiled.save(path), or "
             "torch.save(compiled.state_dict()) for the weights alone"
         )
-
-
-def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters under all their names."""
-    return dict(module.named_parameters(remove_duplicate=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch.export import ExportedProgram
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.storage import fill, load_removal, load_tensors, unique_tensors
+from ecospa_fx.twin import PRE_HOOKS, twin_of
 
 
 def compile(
@@ -48,20 +48,10 @@ def compile(
             args, kwargs = model.example_inputs
         model = model.module(check_guards=False)
     if isinstance(model, fx.GraphModule):
-        model = _taking_any_call(model)
+        model = twin_of(model, PRE_HOOKS)  # those of an export insist on how arguments were passed
     if not isinstance(model, nn.Module):
         raise CaptureError(f"compile takes a module or an exported program, not {type(model).__name__}")
     return CompiledModel(model, args, kwargs, check)
-
-
-def _taking_any_call(module: fx.GraphModule) -> fx.GraphModule:
-    """The same module without the hooks of an export, which insist on how arguments were passed.
-
-    Sizes are checked by the capture itself.
-    """
-    twin: fx.GraphModule = object.__new__(type(module))
-    twin.__dict__ = {**module.__dict__, "_forward_pre_hooks": OrderedDict()}
-    return twin
 
 
 def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledModel:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from ecospa_fx.caches import is_cache, uncompiled
+from ecospa_fx.twin import FORWARD_HOOKS, twin_of
 
 Run = Callable[..., Any]
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs",
-)
 
 
 def stand_in(model: nn.Module, run: Run, **attributes: Any) -> Any:
@@ -35,10 +29,7 @@ def stand_in(model: nn.Module, run: Run, **attributes: Any) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return run(*args, **kwargs)
 
-    twin = object.__new__(type(model))
-    hooks = {name: OrderedDict() for name in _HOOKS}  # type: ignore[var-annotated]
-    twin.__dict__ = {**model.__dict__, **hooks, "forward": forward, **attributes}
-    return twin
+    return twin_of(model, FORWARD_HOOKS, forward=forward, **attributes)
 
 
 def generator(model: nn.Module, run: Run, part: Callable[[nn.Module], Run]) -> Any:

@@ -89,6 +89,15 @@ class Value:
         """Number of axes."""
         return len(self.shape)
 
+    def inner(self, array: LabelArray) -> int:
+        """The axis along which a joint array selects, row by row; other arrays cover the axes outside it."""
+        return max(array.axes - outer_axes(array, self.arrays), default=max(array.axes))
+
+
+def outer_axes(array: LabelArray, arrays: Iterable[LabelArray]) -> set[int]:
+    """Axes of ``array`` that coarser arrays (heads, for instance) cover as well."""
+    return {axis for other in arrays if other.axes < array.axes for axis in other.axes}
+
 
 @dataclass(frozen=True)
 class Reason:

@@ -118,6 +118,19 @@ def projected_gradients(
     return {n: g for n, g in zip(active, found, strict=True) if g is not None}
 
 
+def gradient_pairs(
+    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Gradients side by side, by name; one that is missing is zero."""
+    pairs = {}
+    for name in expected.keys() | found.keys():
+        given = expected.get(name, found.get(name))
+        assert given is not None
+        zero = torch.zeros_like(given)
+        pairs[name] = expected.get(name, zero), found.get(name, zero)
+    return pairs
+
+
 def largest(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """Largest absolute difference, and that relative to the largest entry.
 

@@ -60,6 +60,20 @@ class PlanSettings:
         if problems := list(self._problems()):
             raise PlanError("settings out of range: " + "; ".join(problems))
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> PlanSettings:
+        """Settings by name, as callers pass them on.
+
+        Raises:
+            PlanError: one is unknown, or out of its range.
+        """
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise PlanError(
+                f"unknown setting: {error}; there are {', '.join(cls.__annotations__)}"
+            ) from error
+
     def _problems(self) -> Iterator[str]:
         if self.allocation not in get_args(Allocation):
             yield f"allocation is {self.allocation!r}, not one of {', '.join(get_args(Allocation))}"

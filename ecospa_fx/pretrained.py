@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.errors import LoadError
 from ecospa_fx.front import load
+from ecospa_fx.storage import read_json
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -42,14 +42,14 @@ def from_pretrained(path: str | Path, *, check: bool = True) -> CompiledModel:
     Raises:
         LoadError: files are missing, damaged, or name no model of transformers.
     """
-    model: Any = _skeleton(_json(Path(path) / CONFIG), path)
+    model: Any = _skeleton(read_json(Path(path) / CONFIG, _MOST_JSON, "config"), path)
     compiled = load(path, model, check=check)
     fill_buffers(model)
     file = Path(path) / GENERATION
     if file.is_file() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
-        model.generation_config = GenerationConfig.from_dict(_json(file))
+        model.generation_config = GenerationConfig.from_dict(read_json(file, _MOST_JSON, "config"))
     return compiled.eval()
 
 
@@ -74,20 +74,6 @@ def save_config(model: nn.Module, path: str | Path) -> None:
     if getattr(model, "generation_config", None) is not None:
         generation: Any = model.generation_config
         generation.save_pretrained(path)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise LoadError(f"there is no {file.name} in {file.parent}")
-    if file.stat().st_size > _MOST_JSON:
-        raise LoadError(f"{file} is larger than any config can be ({file.stat().st_size} bytes)")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{file} is malformed: {error}") from error
-    if not isinstance(data, dict):
-        raise LoadError(f"{file} is malformed: it holds no mapping")
-    return data
 
 
 def _skeleton(data: dict[str, Any], path: str | Path) -> Any:

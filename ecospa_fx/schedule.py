@@ -25,7 +25,7 @@ from ecospa_fx.distributed import rebuild, unwrap
 from ecospa_fx.errors import EcoSpaError, GradientError, LoadError, OptimizerError, PlanError, ScheduleError
 from ecospa_fx.fisher import FisherAccumulator
 from ecospa_fx.optim_state import StateRules, inner_optimizer
-from ecospa_fx.passes.choose import check_couples
+from ecospa_fx.passes.choose import check_couples, unread
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.remap import check_held
 from ecospa_fx.plan import CoupleLoss, Plan, PlanSettings
@@ -150,12 +150,7 @@ class SparsitySchedule:
             raise OptimizerError("no optimizer was given")
         for follower in self.followers:
             unwrap(follower)
-        try:
-            chosen = PlanSettings(**self.settings)
-        except TypeError as error:
-            raise PlanError(
-                f"unknown setting: {error}; there are {', '.join(PlanSettings.__annotations__)}"
-            ) from error
+        chosen = PlanSettings.of(self.settings)
         check_whole(dict(self.compiled.named_parameters()))
         check_held(dict(self.compiled.named_parameters()), (), self.optimizers)
         for optimizer in self.optimizers:
@@ -172,7 +167,7 @@ class SparsitySchedule:
         graph, partition = compiled.couplings, compiled.analysis.partition
         check_couples(graph, chosen.kinds)
         begin, final = _size(compiled), self.target_params
-        outside = sum(p.numel() for n, p in compiled.named_parameters() if n not in graph.shapes)
+        outside = unread(graph, compiled.named_parameters())
         if final is None:
             census = Census(graph, partition, Removal(), chosen.kinds)
             gone = ceil(float(self.target_ratio or 0) * census.coupled(census.dead) - 1e-6)

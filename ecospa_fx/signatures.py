@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ecospa_fx.caches import with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
@@ -33,6 +34,10 @@ class Signature:
     program: Program
     executable: Executable
     _coupled: tuple[CouplingGraph, Analysis] | None = None
+
+    def run(self, leaves: list[Any]) -> Any:
+        """The model's own output for flat inputs."""
+        return pytree.tree_unflatten(self.executable(leaves), self.program.out_spec)
 
     @property
     def coupled(self) -> tuple[CouplingGraph, Analysis]:
@@ -117,13 +122,21 @@ class Signatures:
         """The same for a copy of the model; dense programs are never changed, so both share them."""
         twin = Signatures(model, owner, self.shapes, self.check)
         for key, variants in self._known.items():
-            twin._known[key] = [twin._adopted(mine, removal) for mine in variants]
+            twin._known[key] = [
+                twin._made(mine.inputs, mine.program, removal, mine._coupled) for mine in variants
+            ]
         return twin
 
-    def _adopted(self, other: Signature, removal: Removal) -> Signature:
-        program = other.program
+    def _made(
+        self,
+        inputs: Mapping[str, Any],
+        program: Program,
+        removal: Removal,
+        coupled: tuple[CouplingGraph, Analysis] | None = None,
+    ) -> Signature:
+        """A signature that runs its dense program, or as much of it as is left."""
         executable = Executable(program.graph, program.constants, self._owner)
-        signature = Signature(other.inputs, program, executable, other._coupled)
+        signature = Signature(inputs, program, executable, coupled)
         if removal.removed:
             signature.executable = self.shrunk(signature, removal)
         return signature
@@ -138,10 +151,7 @@ class Signatures:
         program = open_signature(self._model, with_room(example), self.shapes, self.check)
         if not _fits(program, example):
             program = open_signature(self._model, example, self.shapes, self.check)
-        signature = Signature(named, program, Executable(program.graph, program.constants, self._owner))
-        if removal.removed:
-            signature.executable = self.shrunk(signature, removal)
-        return signature
+        return self._made(named, program, removal)
 
     def _offered(self) -> dict[str, Any]:
         """Inputs that the model itself offers, on its device."""

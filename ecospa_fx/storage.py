@@ -31,6 +31,25 @@ def save_files(path: str | Path, tensors: Mapping[str, torch.Tensor], removal: R
     (folder / REMOVAL).write_text(text, encoding="utf-8")
 
 
+def read_json(file: Path, most: int, what: str) -> dict[str, Any]:
+    """A mapping from a file of at most ``most`` bytes.
+
+    Raises:
+        LoadError: the file is missing, too large, or holds something else.
+    """
+    if not file.is_file():
+        raise LoadError(f"there is no {file.name} in {file.parent}")
+    if file.stat().st_size > most:
+        raise LoadError(f"{file} is larger than any {what} can be ({file.stat().st_size} bytes)")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{file} is malformed: {error}") from error
+    if not isinstance(data, dict):
+        raise LoadError(f"{file} is malformed: it holds no mapping")
+    return data
+
+
 def load_removal(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Removal:
     """Read and check what was removed.
 
@@ -42,12 +61,8 @@ def load_removal(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Rem
         LoadError: the file is missing, malformed, of another version, or for another model.
     """
     file = Path(path) / REMOVAL
-    if not file.is_file():
-        raise LoadError(f"there is no {REMOVAL} in {path}")
-    if file.stat().st_size > _MOST_JSON:
-        raise LoadError(f"{file} is larger than any removal can be ({file.stat().st_size} bytes)")
+    data = read_json(file, _MOST_JSON, "removal")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
         if data.get("format") != FORMAT or data.get("version") != VERSION:
             raise LoadError(
                 f"{file} is of format {data.get('format')!r} version {data.get('version')!r}, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,7 @@ from ecospa_fx.errors import LoadError, PlanError, ScheduleError
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.schedule import SparsitySchedule, read_state
-
-_HOOKS = [
-    *("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"),
-    *("_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks"),
-]
+from ecospa_fx.twin import ALL_HOOKS, twin_of
 
 
 class EcoSpaCallback(TrainerCallback):
@@ -169,8 +164,7 @@ def compiled_inside(model: nn.Module, check: bool = True) -> CompiledModel:
     Returns:
         The compiled model.
     """
-    twin: nn.Module = object.__new__(type(model))
-    twin.__dict__ = {**model.__dict__, **{name: OrderedDict() for name in _HOOKS}}
+    twin = twin_of(model, ALL_HOOKS)
     compiled = CompiledModel(twin, check=check)
 
     @functools.wraps(model.forward)

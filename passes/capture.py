@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,11 +20,11 @@ from ecospa_fx.guard import input_guard, input_names
 from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.normalise import normalise, writes_through_views
-from ecospa_fx.passes.patches import traceable
+from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.unfuse import unfuse
-from ecospa_fx.passes.ways import Way, constants_known, scalar_buffers, ways
+from ecospa_fx.passes.ways import Way, constants_known, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
 
@@ -72,7 +69,7 @@ def _captured(model: nn.Module, way: Way) -> tuple[Program, list[int]]:
     """The program, and the lengths of loops over masks that were unrolled for it."""
     prepare = preparation(model, way.inputs)
     inputs = prepare(way.inputs)
-    with _quiet():
+    with quiet():
         exported, unrolled = _export(model, inputs, way)
         program = from_exported(exported, model)
         _note_inputs(program, [inputs[name] for name in way.fixed])
@@ -126,9 +123,9 @@ def _guards(
 
 def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[ExportedProgram, list[int]]:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet())
         unrolled = stack.enter_context(traceable(model))
-        scalars = stack.enter_context(_set_aside(model)) if way.scalars else None
+        scalars = stack.enter_context(numbers_set_aside(model)) if way.scalars else None
         stack.enter_context(_flat_signature(model, inputs, way.fixed, scalars))
         if way.fixed or way.scalars:
             stack.enter_context(constants_known())
@@ -172,45 +169,6 @@ def _mirror(tree: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
     if tree.type is dict:
         return dict(zip(tree.context, children, strict=True))
     return tuple(children) if tree.type is tuple else children
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Capture warns of much that its result is checked for, and prints failures that are reported anyway."""
-    loggers = [
-        logging.getLogger(f"torch.{n}")
-        for n in ("export", "_export", "fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")
-    ]
-    levels = [log.level for log in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for log in loggers:
-            log.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for log, level in zip(loggers, levels, strict=True):
-                log.setLevel(level)
-
-
-Scalars = list[tuple[nn.Module, str, torch.Tensor]]
-
-
-@contextlib.contextmanager
-def _set_aside(model: nn.Module) -> Iterator[Scalars]:
-    """Take the buffers of one integer out of the model, and put them back."""
-    scalars, before = list(scalar_buffers(model)), [(m, dict(m._buffers)) for m in model.modules()]
-    try:
-        for module, name, _ in scalars:
-            del module._buffers[name]
-        yield scalars
-    finally:
-        for module, name, _ in scalars:
-            module.__dict__.pop(name, None)
-        for module, buffers in before:
-            if list(module._buffers) != list(buffers):
-                module._buffers.clear()
-                module._buffers.update(buffers)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.executable import Executable
-from ecospa_fx.masked import floats, fresh, largest, projected_gradients, repeatable
+from ecospa_fx.masked import floats, fresh, gradient_pairs, largest, projected_gradients, repeatable
+from ecospa_fx.modes import modes_kept
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
 
@@ -64,19 +65,15 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
     Raises:
         CaptureError: outputs differ by more than round-off.
     """
-    modes = {m: m.training for m in model.modules()}
     graph = without_dropout(program.graph) if deterministic else program.graph
     args, kwargs = unbind(fresh(inputs))
-    try:
+    with modes_kept(model):
         if deterministic:
             model.eval()
         with repeatable(model):
             eager = floats(model(*args, **kwargs))
         with repeatable(model):
             flat = Executable(graph, program.constants, model)(program.leaves(inputs))
-    finally:
-        for module, training in modes.items():
-            module.training = training
     found = floats(pytree.tree_unflatten(flat, program.out_spec))
     _check_values(model, eager, found)
     _check_gradients(model, eager, found)
@@ -119,8 +116,8 @@ def _differing(model: nn.Module, expected: list[torch.Tensor], found: list[torch
     except RuntimeError:
         return list(parameters)
     scale = max((float(g.abs().max()) for g in reference.values() if g.numel()), default=0.0)
-    zero = torch.zeros(())
-    gaps = {n: (g - gradients.get(n, zero.to(g))).abs().max() for n, g in reference.items() if g.numel()}
+    pairs = gradient_pairs(reference, {n: g for n, g in gradients.items() if n in reference})
+    gaps = {n: (a - b).abs().max() for n, (a, b) in pairs.items() if a.numel()}
     return [n for n, gap in gaps.items() if not gap <= tolerance(list(reference.values())) * scale]
 
 

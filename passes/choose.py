@@ -96,6 +96,11 @@ def choose(
     )
 
 
+def unread(graph: CouplingGraph, parameters: Iterable[tuple[str, torch.Tensor]]) -> int:
+    """Number of parameters that the graph does not read; each is to be given once."""
+    return sum(p.numel() for name, p in parameters if name not in graph.shapes)
+
+
 def check_couples(graph: CouplingGraph, kinds: Sequence[str]) -> None:
     """Refuse a model in which nothing can go.
 

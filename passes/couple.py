@@ -17,7 +17,7 @@ from ecospa_fx.coupling import (
     common_path,
     numbered,
 )
-from ecospa_fx.labels import Ids, Partition, Reason, Tag, Value
+from ecospa_fx.labels import Ids, Partition, Reason, Tag
 from ecospa_fx.passes.streams import residual_components
 from ecospa_fx.program import Analysis
 
@@ -67,18 +67,13 @@ def _rows(analysis: Analysis) -> Iterator[_Rows]:
         for array in value.arrays:
             if len(array.axes) > 1 and id(array.ids) not in seen:
                 seen.add(id(array.ids))
-                ids = np.moveaxis(array.ids, _inner(value, array.axes), -1)
+                ids = np.moveaxis(array.ids, value.inner(array), -1)
                 ids = ids.reshape(-1, ids.shape[-1])
                 components = analysis.partition.component[ids]
                 key = (ids.shape, components.tobytes())
                 if key not in seen:
                     seen.add(key)
                     yield _Rows(ids, components)
-
-
-def _inner(value: Value, axes: frozenset[int]) -> int:
-    outer = {a for other in value.arrays if other.axes < axes for a in other.axes}
-    return max(axes - outer, default=max(axes))
 
 
 def _hashes(rng: np.random.Generator, count: int) -> Ids:

@@ -81,8 +81,7 @@ def _boxes(analysis: Analysis) -> Iterator[_Box]:
 
 
 def _box(partition: Partition, value: Value, array: LabelArray, outer: list[LabelArray]) -> _Box:
-    taken = {axis for a in outer for axis in a.axes}
-    inner = max(array.axes - taken, default=max(array.axes))
+    inner = value.inner(array)
     shape = [n for axis, n in enumerate(array.ids.shape) if axis != inner]
 
     def per_row(ids: Ids) -> Ids:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ecospa_fx.errors import NativeError
 from ecospa_fx.masked import floats, fresh, largest
+from ecospa_fx.modes import modes_kept
 from ecospa_fx.passes.check import tolerance
 from ecospa_fx.pretrained import fill_buffers
 from ecospa_fx.signature import unbind
@@ -159,17 +160,12 @@ def _filled(model: Any, source: Any) -> Any:
 def _difference(compiled: CompiledModel, model: nn.Module) -> float:
     """Largest relative difference of the outputs on the inputs of the first capture, in evaluation mode."""
     args, kwargs = unbind(fresh(compiled.signatures.first(compiled.removal).inputs))
-    modes = [(m, m.training) for m in compiled.source.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), modes_kept(compiled.source, compiled):
             found = floats(model.eval()(*args, **kwargs))
             expected = floats(compiled.eval()(*args, **kwargs))
     except RuntimeError:  # shapes that do not meet
         return float("inf")
-    finally:
-        for module, training in modes:
-            module.training = training
-        compiled.training = compiled.source.training
     if len(found) != len(expected):
         return float("inf")
     return largest(list(zip(expected, found, strict=True)))[1]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -11,7 +14,10 @@ from unittest import mock
 import torch
 from torch import nn
 
+from ecospa_fx.passes.ways import scalar_buffers
 from ecospa_fx.sizes import static
+
+Scalars = list[tuple[nn.Module, str, torch.Tensor]]
 
 
 @contextlib.contextmanager
@@ -23,7 +29,8 @@ def traceable(model: nn.Module) -> Iterator[list[int]]:
     """
     unrolled: list[int] = []
     with contextlib.ExitStack() as stack:
-        for context in (*_transformers(model), _no_fast_path(), _kept(model), _functional_casts()):
+        replaced = tables_kept(model, "_modules")  # by forward itself
+        for context in (*_transformers(model), _no_fast_path(), replaced, _functional_casts()):
             stack.enter_context(context)
         stack.enter_context(_loops_over_every_place(unrolled))
         yield unrolled
@@ -69,16 +76,49 @@ def _no_fast_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Modules that ``forward`` replaces come back."""
-    before = [(m, dict(m._modules)) for m in model.modules()]
+def tables_kept(model: nn.Module, name: str) -> Iterator[None]:
+    """A table of every module (``"_modules"``, ``"_buffers"``) has the same entries afterwards, in order."""
+    before = [(m.__dict__[name], dict(m.__dict__[name])) for m in model.modules()]
     try:
         yield
     finally:
-        for module, children in before:
-            if module._modules != children:
-                module._modules.clear()
-                module._modules.update(children)
+        for table, entries in before:
+            if [(k, id(v)) for k, v in table.items()] != [(k, id(v)) for k, v in entries.items()]:
+                table.clear()
+                table.update(entries)
+
+
+@contextlib.contextmanager
+def numbers_set_aside(model: nn.Module) -> Iterator[Scalars]:
+    """Take the buffers of one integer out of the model, and put them back."""
+    scalars = list(scalar_buffers(model))
+    with tables_kept(model, "_buffers"):
+        try:
+            for module, name, _ in scalars:
+                del module._buffers[name]
+            yield scalars
+        finally:
+            for module, name, _ in scalars:
+                module.__dict__.pop(name, None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Capture warns of much that its result is checked for, and prints failures that are reported anyway."""
+    loggers = [
+        logging.getLogger(f"torch.{n}")
+        for n in ("export", "_export", "fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")
+    ]
+    levels = [log.level for log in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for log in loggers:
+            log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
 
 
 @contextlib.contextmanager

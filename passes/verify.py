@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ecospa_fx.masked import Difference, call_masked, floats, largest, projected_gradients, repeatable
+from ecospa_fx.masked import (
+    Difference,
+    call_masked,
+    floats,
+    gradient_pairs,
+    largest,
+    projected_gradients,
+    repeatable,
+)
 from ecospa_fx.removal import Removal
 
 
@@ -44,14 +52,6 @@ def verify(
     return _difference(outputs, expected, gradients, reference)
 
 
-def _both(a: torch.Tensor | None, b: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """A pair of gradients; one that is missing is zero."""
-    given = a if a is not None else b
-    assert given is not None
-    zero = torch.zeros_like(given)
-    return zero if a is None else a, zero if b is None else b
-
-
 def _difference(
     outputs: Sequence[torch.Tensor],
     expected: Sequence[torch.Tensor],
@@ -61,7 +61,7 @@ def _difference(
     if len(outputs) != len(expected):
         return Difference(float("inf"), float("inf"))
     absolute, relative = largest(list(zip(expected, outputs, strict=True)))
-    pairs = {n: _both(reference.get(n), gradients.get(n)) for n in reference.keys() | gradients.keys()}
+    pairs = gradient_pairs(reference, gradients)
     worst, worst_relative = largest(list(pairs.values()))
     where = max(pairs, key=lambda n: largest([pairs[n]])[0], default="") if worst else ""
     return Difference(absolute, relative, worst, worst_relative, where)

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import VerifyError
-from ecospa_fx.labels import Ids, LabelArray, Nature, Value
+from ecospa_fx.labels import Ids, LabelArray, Nature, Value, outer_axes
 from ecospa_fx.layout import Layout
 from ecospa_fx.passes.propagate import Interpreter
 from ecospa_fx.program import Analysis, Program
@@ -185,7 +185,7 @@ class Trial(Interpreter):
         """Components of every label array, one row per outer index."""
         for value in [*self.given, *self.got, *(j.joint for j in self.call.joins)]:
             for array in value.arrays:
-                outer = {a for other in value.arrays if other.axes < array.axes for a in other.axes}
+                outer = outer_axes(array, value.arrays)
                 inner = max(array.axes - outer, default=max(array.axes))
                 ids = np.moveaxis(array.ids, inner, -1)
                 yield self.component[ids.reshape(-1, ids.shape[-1])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ecospa_fx.labels import LabelArray, Nature, Tag, Value
+from ecospa_fx.labels import LabelArray, Nature, Tag, Value, outer_axes
 from ecospa_fx.rules.call import Arrays, Call, Join, lift, nature_of
 
 Operand = tuple[str, Value, tuple[int, ...]]
@@ -160,7 +160,7 @@ def reduce_arrays(call: Call, arrays: Arrays, axes: set[int], keep: bool = False
 
 def _agreeing(call: Call, array: LabelArray, axes: set[int], arrays: Arrays) -> LabelArray:
     """``array`` without the summed axes if some of its own axes stay, with its rows united; else as it is."""
-    outer = {a for other in arrays if other.axes < array.axes for a in other.axes}
+    outer = outer_axes(array, arrays)
     if not array.axes & axes or array.axes - outer <= axes:
         return array
     ids = array.ids

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ecospa_fx.labels import LabelArray
+from ecospa_fx.labels import LabelArray, outer_axes
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import reduced
 from ecospa_fx.rules.registry import rule
@@ -148,7 +148,7 @@ def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
 def _agree_if_crossed(call: Call, arrays: Arrays, array: LabelArray, ins: Sequence[int]) -> None:
     """Row-major order survives a merge only if the inner axis comes last; else let all rows agree."""
     covered = [a for a in ins if a in array.axes]
-    outer = {a for other in arrays if other.axes < array.axes for a in other.axes}
+    outer = outer_axes(array, arrays)
     inner = [a for a in covered if a not in outer]
     if len(covered) > 1 and inner and covered[-1] not in inner:
         rows = array.ids.take([0], covered[-1])
