@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ecospa_fx.accumulator import FisherAccumulator
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
@@ -24,7 +25,6 @@ from ecospa_fx.errors import (
     SizeError,
     VerifyError,
 )
-from ecospa_fx.fisher import FisherAccumulator
 from ecospa_fx.front import compile, load
 from ecospa_fx.masked import Difference
 from ecospa_fx.optim_state import register_optimizer_state

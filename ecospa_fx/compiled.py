@@ -228,7 +228,7 @@ class CompiledModel(nn.Module):
     def sparsify(
         self,
         grads: Gradients = None,
-        ratio: float | None = None,
+        ratio: float | Mapping[str, float] | None = None,
         *,
         target_params: int | None = None,
         optimizer: Optimizer | Iterable[Optimizer] | None = None,
@@ -242,7 +242,8 @@ class CompiledModel(nn.Module):
         Args:
             grads: gradients by parameter name; an iterable of such mappings, whose squares are averaged
                 (Eq. 6); a :class:`FisherAccumulator`; by default the parameters' own ``.grad``.
-            ratio: fraction of the coupled parameters that goes, ``0 <= ratio < 1``.
+            ratio: fraction of the coupled parameters that goes, ``0 <= ratio < 1``; or one for each kind of
+                couples, ``{"ffn": 0.5, "qk": 0.3}``, and other kinds stay as they are.
             target_params: size of the whole model afterwards, instead.
             optimizer: one or several optimizers whose state follows.
             score: by which units are ranked; the default is the best that the data at hand allows.
@@ -273,7 +274,7 @@ class CompiledModel(nn.Module):
     def plan(
         self,
         grads: Gradients = None,
-        ratio: float | None = None,
+        ratio: float | Mapping[str, float] | None = None,
         *,
         target_params: int | None = None,
         score: str | Score | ScoreFunction | None = None,

@@ -17,7 +17,8 @@ from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.errors import LoadError, PlanError, ScheduleError
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
-from ecospa_fx.schedule import SparsitySchedule, read_state
+from ecospa_fx.resume import read_state
+from ecospa_fx.schedule import SparsitySchedule
 from ecospa_fx.twin import ALL_HOOKS, twin_of
 
 
@@ -107,7 +108,7 @@ class EcoSpaCallback(TrainerCallback):
         if self.schedule is not None:
             self.schedule.close()
         self.schedule = SparsitySchedule(self.compiled, optimizer, **self.arguments)
-        self.schedule.wrappers += _parallel(self._model)
+        self.schedule.lockstep.wrappers += _parallel(self._model)
         path = self._checkpoint(args)
         if path and state.global_step:
             self.schedule.load(path)

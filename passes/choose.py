@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from ecospa_fx.accumulator import FisherAccumulator
 from ecospa_fx.agreement import check_whole
 from ecospa_fx.coupling import CouplingGraph
-from ecospa_fx.errors import CoupleError, GradientError
-from ecospa_fx.fisher import FisherAccumulator, GradientStatistics, gradient_statistics
+from ecospa_fx.errors import CoupleError, GradientError, PlanError
+from ecospa_fx.fisher import GradientStatistics, gradient_statistics
 from ecospa_fx.labels import Partition
+from ecospa_fx.passes.by_kind import check_kinds, plan_by_kind
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score
 from ecospa_fx.plan import Plan, PlanSettings
@@ -47,7 +50,7 @@ def choose(
     how: str | Score | ScoreFunction,
     settings: PlanSettings,
     *,
-    ratio: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
     target_params: int | None = None,
     activations: ActivationStatistics | None = None,
     seed: int = 0,
@@ -59,7 +62,7 @@ def choose(
         gradients: as for ``sparsify``.
         how: score by which units are ranked.
         settings: how the target is shared out.
-        ratio: fraction of the coupled parameters that goes.
+        ratio: fraction of the coupled parameters that goes; or one for each kind of couples.
         target_params: the whole model's size afterwards, instead.
         activations: statistics of calibration data, for scores that need them.
         seed: of random scores.
@@ -70,6 +73,11 @@ def choose(
         PlanError: the target is malformed or out of reach.
         RewriteError: parameters are sharded over ranks.
     """
+    if isinstance(ratio, Mapping):
+        if target_params is not None:
+            raise PlanError("give either ratio or target_params, and not both")
+        check_kinds(present.graph, ratio, settings)
+        settings = replace(settings, kinds=tuple(ratio))
     check_couples(present.graph, settings.kinds)
     check_whole(present.parameters)
     statistics = _statistics(present, gradients, settings.kinds)
@@ -82,18 +90,13 @@ def choose(
         settings.kinds,
         np.random.default_rng(seed),
     )
-    return plan(
-        present.graph,
-        present.partition,
-        present.removal,
-        score(how, context),
-        statistics.importance if statistics is not None else None,
-        ratio=ratio,
-        target_params=target_params,
-        settings=settings,
-        outside=present.outside,
-        score=how if isinstance(how, str) else getattr(how, "name", getattr(how, "__name__", "")),
-    )
+    model = (present.graph, present.partition, present.removal)
+    measured = (score(how, context), statistics.importance if statistics is not None else None)
+    name = how if isinstance(how, str) else getattr(how, "name", getattr(how, "__name__", ""))
+    rest: dict[str, Any] = {"settings": settings, "outside": present.outside, "score": name}
+    if isinstance(ratio, Mapping):
+        return plan_by_kind(*model, *measured, ratios=ratio, **rest)
+    return plan(*model, *measured, ratio=ratio, target_params=target_params, **rest)
 
 
 def unread(graph: CouplingGraph, parameters: Iterable[tuple[str, torch.Tensor]]) -> int:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ecospa_fx.cut import ParameterCut
-from ecospa_fx.errors import OptimizerError, OptimizerStateError, RewriteError
+from ecospa_fx.errors import OptimizerStateError, RewriteError
 from ecospa_fx.exchange import exchange
 from ecospa_fx.optim_state import StateRule, StateRules, cut_entry
+from ecospa_fx.passes.fit import check_cuts, check_held, check_memory, held_by_optimizer
 
 Back = Callable[[], torch.Tensor]
 """Rebuilds a tensor as it was before the cut."""
@@ -124,106 +124,16 @@ def prepare(
         >>> layer.weight.shape, optimizer.param_groups[0]["params"][0] is layer.weight
         (torch.Size([2, 2]), True)
     """
-    _check_cuts(parameters, cuts)
+    check_cuts(parameters, cuts)
     cut_of = {id(parameters[name]): (name, cut) for name, cut in cuts.items() if cut.changes}
-    _check_memory(parameters, cut_of.keys())
+    check_memory(parameters, cut_of.keys())
     check_held(parameters, cut_of.keys(), optimizers)
-    followers = [StateRules(optimizer) for optimizer in optimizers if _held(optimizer).keys() & cut_of.keys()]
+    followers = [
+        StateRules(optimizer)
+        for optimizer in optimizers
+        if held_by_optimizer(optimizer).keys() & cut_of.keys()
+    ]
     return Transfer(_moves([(name, parameters[name], cut) for name, cut in cut_of.values()], followers))
-
-
-def _check_cuts(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str, ParameterCut]) -> None:
-    """Every cut must fit its parameter, and all names of a tied parameter must get the same one."""
-    problems = [f"the model has no parameter {name!r}" for name in cuts if name not in parameters]
-    first: dict[int, str] = {}
-    for name in [name for name in cuts if name in parameters]:
-        tied = first.setdefault(id(parameters[name]), name)
-        if not torch.equal(cuts[name].kept, cuts[tied].kept):
-            problems.append(f"{tied!r} and {name!r} are one parameter, and their cuts differ")
-        if obstacle := _obstacle(parameters[name], cuts[name]):
-            problems.append(f"{name!r} {obstacle}")
-    if problems:
-        raise RewriteError("cannot cut parameters: " + "; ".join(problems))
-
-
-def _obstacle(param: nn.Parameter, cut: ParameterCut) -> str | None:
-    """Why ``param`` cannot be cut, if so."""
-    if isinstance(param, nn.UninitializedParameter):
-        return "is not initialised yet: run the model once"
-    if not (param.is_floating_point() or param.is_complex()):
-        return f"is quantised ({param.dtype}): sparsify before quantising"
-    if param.layout is not torch.strided:
-        return f"is sparse ({param.layout}): call .to_dense() first"
-    if not _is_plain(param):
-        return f"is a {type(param.detach()).__name__}: sparsify before sharding or quantising"
-    if param.is_inference() or not param.is_leaf:
-        return "is no leaf that autograd can train"
-    if tuple(param.shape) != cut.old_shape:
-        return f"has shape {tuple(param.shape)}, its cut is for {cut.old_shape}"
-    return None
-
-
-def _is_plain(param: torch.Tensor) -> bool:
-    """Whether ``param`` has memory of its own: no tensor subclass inside, not lazy, not sparse."""
-    if isinstance(param, nn.UninitializedParameter) or param.layout is not torch.strided:
-        return False
-    return type(param.detach()) is torch.Tensor
-
-
-def _check_memory(parameters: Mapping[str, nn.Parameter], cut: Collection[int]) -> None:
-    """Parameters that are tied by sharing memory alone would come apart."""
-    places: dict[int, dict[int, str]] = defaultdict(dict)
-    for name, param in parameters.items():
-        if _is_plain(param):
-            places[param.data_ptr()].setdefault(id(param), name)
-    shared = [users for at, users in places.items() if at and len(users) > 1 and users.keys() & cut]
-    if shared:
-        names = "; ".join(", ".join(map(repr, users.values())) for users in shared)
-        raise RewriteError(
-            f"parameters share memory without being the same Parameter: {names}. Tie them by assigning one "
-            "Parameter to both modules"
-        )
-
-
-def _held(optimizer: Optimizer) -> dict[int, torch.Tensor]:
-    return {id(param): param for group in optimizer.param_groups for param in group["params"]}
-
-
-def check_held(
-    parameters: Mapping[str, nn.Parameter], cut: Collection[int], optimizers: Sequence[Optimizer]
-) -> None:
-    """Each optimizer must hold some of the model, and one of them every parameter that is cut and trains.
-
-    Args:
-        parameters: all parameters of the model by name.
-        cut: ids of those that are cut.
-        optimizers: the optimizers.
-
-    Raises:
-        OptimizerError: it is not so.
-    """
-    ours = {id(param) for param in parameters.values()}
-    held: dict[int, torch.Tensor] = {}
-    for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
-            raise OptimizerError(f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if not _held(optimizer).keys() & ours:
-            hint = _copy_hint(parameters.values(), _held(optimizer).values())
-            raise OptimizerError(f"{type(optimizer).__name__} holds none of the model's parameters{hint}")
-        held.update(_held(optimizer))
-    missing = {n: p for n, p in parameters.items() if id(p) in cut and id(p) not in held and p.requires_grad}
-    if optimizers and missing:
-        hint = _copy_hint(missing.values(), [param for key, param in held.items() if key not in ours])
-        raise OptimizerError(
-            f"no optimizer that was passed holds {', '.join(map(repr, missing))}{hint}. Pass every optimizer "
-            "that trains them, or set requires_grad=False on what does not train"
-        )
-
-
-def _copy_hint(missing: Iterable[torch.Tensor], others: Iterable[torch.Tensor]) -> str:
-    if {param.shape for param in missing} & {param.shape for param in others}:
-        return ", only others of the same shapes: was it built from another copy of the model?"
-    return ""
 
 
 def _moves(

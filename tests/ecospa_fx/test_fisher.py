@@ -10,24 +10,8 @@ from torch import nn
 import ecospa_fx
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.errors import GradientError
-from ecospa_fx.fisher import FisherAccumulator, FisherSums, gradient_statistics
-
-X = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]], dtype=torch.float64)
-
-
-class Gated(nn.Module):
-    """Gate, up and down: a couple of three members, with biases that do not count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.up, self.down = nn.Linear(3, 5), nn.Linear(3, 5), nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
-
-
-def compiled(model: nn.Module) -> CompiledModel:
-    return ecospa_fx.compile(model.double(), args=(X,))
+from ecospa_fx.fisher import FisherSums, gradient_statistics
+from tests.models.gated import Gated, compiled, mean_square, random_gradients, statistics
 
 
 @pytest.fixture
@@ -38,25 +22,6 @@ def pair() -> CompiledModel:
 @pytest.fixture
 def gated() -> CompiledModel:
     return compiled(Gated())
-
-
-def random_gradients(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in model.named_parameters()
-    }
-
-
-def statistics(
-    model: CompiledModel, *samples: dict[str, torch.Tensor]
-) -> ecospa_fx.fisher.GradientStatistics:
-    parameters = dict(model.named_parameters())
-    return gradient_statistics(model.couplings, model.removal, parameters, samples)
-
-
-def mean_square(model: CompiledModel, gradients: dict[str, torch.Tensor]) -> float:
-    weights = [n for n, p in model.named_parameters() if p.dim() == 2]
-    return float(np.mean([gradients[n].square().mean() for n in weights]))
 
 
 def test_eq6_of_two_matrices_by_hand(pair: CompiledModel) -> None:
@@ -139,57 +104,11 @@ def test_squares_that_overflow_single_precision_are_no_error(pair: CompiledModel
     assert statistics(pair, gradients).importance == pytest.approx([1e50])
 
 
-def test_an_accumulator_equals_the_plain_function(gated: CompiledModel) -> None:
-    accumulator = FisherAccumulator(gated)
-    samples = []
-    for _ in range(3):
-        gated.zero_grad()
-        gated(torch.randn(4, 3, dtype=torch.float64)).square().sum().backward()
-        accumulator.update()
-        samples.append({n: p.grad.clone() for n, p in gated.named_parameters() if p.grad is not None})
-    expected = statistics(gated, *samples)
-    assert accumulator.samples == 3
-    for name in ("importance", "taylor", "fisher"):
-        assert getattr(accumulator.statistics, name) == pytest.approx(getattr(expected, name))
-
-
 def test_an_accumulator_keeps_no_gradients(gated: CompiledModel) -> None:
     sums = FisherSums(gated.couplings, gated.removal, units=False)
     sums.add(random_gradients(gated), dict(gated.named_parameters()))
     assert not [v for v in vars(sums).values() if isinstance(v, torch.Tensor)]
     assert sums.result().taylor is None
-
-
-def test_an_accumulator_starts_anew_after_a_removal(gated: CompiledModel) -> None:
-    accumulator = FisherAccumulator(gated)
-    accumulator.update(random_gradients(gated))
-    gated.sparsify(accumulator, ratio=0.4)
-    assert accumulator.samples == 0
-    with pytest.raises(GradientError, match="model as it is now"):
-        _ = accumulator.statistics
-    fresh = random_gradients(gated)
-    accumulator.update(fresh)
-    assert accumulator.samples == 1
-    assert accumulator.statistics.importance == pytest.approx([mean_square(gated, fresh)])
-
-
-def test_reset_forgets(gated: CompiledModel) -> None:
-    accumulator = FisherAccumulator(gated)
-    accumulator.update(random_gradients(gated))
-    accumulator.reset()
-    assert accumulator.samples == 0
-
-
-def test_nothing_is_added_when_a_gradient_is_not_finite(gated: CompiledModel) -> None:
-    accumulator = FisherAccumulator(gated)
-    accumulator.update(random_gradients(gated))
-    before = accumulator.statistics.importance
-    bad = random_gradients(gated, 1)
-    bad["up.weight"][0, 0], bad["down.weight"][1, 1] = float("nan"), float("inf")
-    with pytest.raises(GradientError, match=r"NaN or infinite.*up\.weight.*down\.weight"):
-        accumulator.update(bad)
-    assert accumulator.statistics.importance == pytest.approx(before)
-    assert accumulator.samples == 1
 
 
 def test_no_samples_are_an_error(pair: CompiledModel) -> None:
