@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ecospa_fx.accumulator import FisherAccumulator
+from ecospa_fx.adapters import merge_adapters
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
@@ -73,6 +74,7 @@ __all__ = [
     "compile",
     "from_pretrained",
     "load",
+    "merge_adapters",
     "register_optimizer_state",
     "register_score",
     "rule",

@@ -216,7 +216,8 @@ def random(context: ScoreContext) -> Ids:
 def taylor(context: ScoreContext) -> Ids:
     """``|w · g|``: to first order, what the loss changes by if the unit goes.
 
-    The product runs over a unit's entries of one weight; the mean over its weights is taken.
+    The product runs over a unit's entries of one weight; the mean over its weights is taken. Weights without
+    a gradient (frozen ones, beside adapters) do not count; see :func:`_where_nothing_is_seen`.
     """
     return _unit_statistic(context, "taylor")
 
@@ -231,7 +232,22 @@ def _unit_statistic(context: ScoreContext, name: str) -> Ids:
     found = getattr(context.gradients, name)
     if found is None:
         raise ScoreError(f"score {name!r} needs statistics of units: FisherAccumulator(compiled, units=True)")
-    return np.asarray(found, np.float64)
+    return _where_nothing_is_seen(context, np.asarray(found, np.float64))
+
+
+def _where_nothing_is_seen(context: ScoreContext, scores: Ids) -> Ids:
+    """Rank the units of couples in which every gradient score is zero by ``magnitude``.
+
+    So it is where no weight of a couple trains, and on the first step of fresh adapters, whose one factor is
+    zero. The values are so small that such a couple stays below all others.
+    """
+    couple, number = context.graph.couple_of, len(context.graph.couples)
+    seen = np.zeros(number + 1, bool)
+    seen[couple[scores != 0]] = True
+    if seen[:number].all():
+        return scores
+    size = magnitude(context)
+    return np.where(seen[couple], scores, 1e-30 * size / max(float(size.max(initial=0)), 1e-300))
 
 
 @register_score("activation", "activations")
