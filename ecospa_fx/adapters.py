@@ -15,8 +15,8 @@ from ecospa_fx.errors import RewriteError
 def merge_adapters(compiled: CompiledModel) -> CompiledModel:
     """A compiled model of the base model's class, with the adapters merged into its weights.
 
-    What has been removed stays removed, and what was frozen stays frozen. Nothing of ``compiled`` changes. For a moment it takes the memory of
-    the dense base model.
+    What has been removed stays removed, and what was frozen stays frozen. Nothing of ``compiled`` changes. For
+    a moment it takes the memory of the dense base model.
 
     Args:
         compiled: a compiled ``peft`` model: whatever has ``merge_and_unload``.
@@ -34,7 +34,7 @@ def merge_adapters(compiled: CompiledModel) -> CompiledModel:
             f"{type(source).__name__} has no merge_and_unload(): pass what compile() made of a peft model"
         )
     former = {id(p): n for n, p in source.named_parameters(remove_duplicate=False)}
-    merged: nn.Module = source.merge_and_unload()  # type: ignore[operator]
+    merged: nn.Module = source.merge_and_unload()
     names = _names(merged, former)
     _make_dense(merged, names, compiled)
     result = CompiledModel(merged)
