@@ -1,0 +1,1 @@
+"""Experiments on real data: ``python -m benchmarks.experiments NAME``, then ``... page``."""
