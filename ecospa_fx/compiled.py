@@ -122,8 +122,9 @@ class CompiledModel(nn.Module):
         plain, held = plain_arguments(named)
         with self._signatures.lock:  # a capture puts other parameters in place for a while
             signature, leaves = self._signatures.of(plain, self.removal)
-            arguments = signature.executable.arguments(leaves)
-        output = pytree.tree_unflatten(signature.executable.module(*arguments), signature.program.out_spec)
+            executable = signature.executable.best(leaves)
+            arguments = executable.arguments(leaves)
+        output = pytree.tree_unflatten(executable.module(*arguments), signature.program.out_spec)
         return plain_output(output, held), signature
 
     def _part(self, module: nn.Module) -> Callable[..., Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from ecospa_fx.shortcut import Shortcut, observed
 
 
 class Executable:
@@ -19,15 +21,23 @@ class Executable:
         graph: flat tensors in and out, with ``get_attr`` nodes on the model's names.
         constants: tensors of the graph itself, by name.
         model: the module that owns the rest.
+        shortcuts: graphs for some of the inputs.
     """
 
-    def __init__(self, graph: fx.Graph, constants: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    def __init__(
+        self,
+        graph: fx.Graph,
+        constants: Mapping[str, torch.Tensor],
+        model: nn.Module,
+        shortcuts: Sequence[Shortcut] = (),
+    ) -> None:
         lifted, self.names = lift_attributes(graph)
         self.module = fx.GraphModule(nn.Module(), lifted)
         self.module.train(model.training)
         self._constants = dict(constants)
         self._places = [self._place(model, n) for n in self.names]
         self._device: torch.device | None = None
+        self._shortcuts = [(s, Executable(s.graph, constants, model)) for s in shortcuts]
 
     def _place(self, model: nn.Module, name: str) -> tuple[Mapping[str, Any], str]:
         """The dict that holds a tensor, and its key there."""
@@ -40,6 +50,12 @@ class Executable:
     def __call__(self, inputs: list[Any]) -> Any:
         """Run on flat inputs; returns flat outputs."""
         return self.module(*self.arguments(inputs))
+
+    def best(self, inputs: list[Any]) -> Executable:
+        """What computes the same for these inputs with the least work."""
+        if self._shortcuts and not observed():
+            return next((made for s, made in self._shortcuts if s.fits(inputs)), self)
+        return self
 
     def arguments(self, inputs: list[Any]) -> list[Any]:
         """What the lifted graph takes: the model's tensors, then the flat inputs."""

@@ -78,6 +78,63 @@ def grouped_mm(x: Tensor, w: Tensor, ends: Tensor, dtype: torch.dtype | None) ->
     return out[:, :width]
 
 
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``scaled_dot_product_attention`` by way of the fastest kernel that takes these widths.
+
+    Fused kernels want queries, keys and values of one width: the narrower ones get zeros. A single query of
+    each head goes together with those of its group.
+    """
+    width, one = value.shape[-1], query.shape[-2] == 1 and not is_causal and not dropout_p
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    groups = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+    if one and groups > 1 and (attn_mask is not None or query.shape[-1] != width):
+        return _packed(query, key, value, attn_mask, scale, groups)
+    if query.shape[-1] != width and not one:
+        query, key, value = _equally_wide(query, key, value)
+    fused = groups > 1 and attn_mask is None and query.shape[-1] == value.shape[-1] <= _WIDEST
+    if groups > 1 and not fused:
+        key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=fused
+    )
+    return out if out.shape[-1] == width else out[..., :width]
+
+
+_WIDEST = 256  # of heads that kernels of CUDA take without copying
+
+
+def _packed(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, groups: int
+) -> Tensor:
+    """Single queries of a group as the rows of one product with their key head."""
+    *batch, heads, _, width = query.shape
+    if mask is not None and mask.dim() > 2 and mask.shape[-3] != 1:
+        mask = mask.expand(*batch, heads, 1, mask.shape[-1])
+        mask = mask.reshape(*batch, heads // groups, groups, mask.shape[-1])
+    rows = query.reshape(*batch, heads // groups, groups, width)
+    out = torch.nn.functional.scaled_dot_product_attention(rows, key, value, mask, scale=scale)
+    return out.reshape(*batch, heads, 1, value.shape[-1])
+
+
+def _equally_wide(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With zeros, which change no score and no sum."""
+    more = query.shape[-1] - value.shape[-1]
+    if more > 0:
+        return query, key, torch.nn.functional.pad(value, (0, more))
+    pad = (0, -more)
+    return torch.nn.functional.pad(query, pad), torch.nn.functional.pad(key, pad), value
+
+
 def overwrite(self: Tensor, src: Tensor) -> Tensor:
     """``src`` in the shape and dtype of ``self``: ``aten.copy``, which has no derivative of its own."""
     return src.to(self.dtype).expand(self.shape)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.caches import with_dense_caches, with_room
@@ -17,6 +17,7 @@ from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.follow import dead_labels
+from ecospa_fx.passes.kernels import kernels
 from ecospa_fx.passes.level import level
 from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.propagate import propagate
@@ -37,7 +38,7 @@ class Signature:
 
     def run(self, leaves: list[Any]) -> Any:
         """The model's own output for flat inputs."""
-        return pytree.tree_unflatten(self.executable(leaves), self.program.out_spec)
+        return pytree.tree_unflatten(self.executable.best(leaves)(leaves), self.program.out_spec)
 
     @property
     def coupled(self) -> tuple[CouplingGraph, Analysis]:
@@ -116,7 +117,11 @@ class Signatures:
         graph, analysis = signature.coupled
         dead = dead_labels(analysis, removal)
         written = rewrite(analysis, dead, level(graph, analysis, dead))
-        return Executable(written.graph, {**signature.program.constants, **written.constants}, self._owner)
+        return self._executable(written.graph, {**signature.program.constants, **written.constants})
+
+    def _executable(self, graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> Executable:
+        called, shortcuts = kernels(graph)
+        return Executable(called, constants, self._owner, shortcuts)
 
     def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:
         """The same for a copy of the model; dense programs are never changed, so both share them."""
@@ -135,7 +140,7 @@ class Signatures:
         coupled: tuple[CouplingGraph, Analysis] | None = None,
     ) -> Signature:
         """A signature that runs its dense program, or as much of it as is left."""
-        executable = Executable(program.graph, program.constants, self._owner)
+        executable = self._executable(program.graph, program.constants)
         signature = Signature(inputs, program, executable, coupled)
         if removal.removed:
             signature.executable = self.shrunk(signature, removal)

@@ -19,6 +19,7 @@ from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names
 from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
+from ecospa_fx.passes.kernels import unmasked
 from ecospa_fx.passes.normalise import normalise, writes_through_views
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
@@ -231,6 +232,7 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
                     constants[name] = value
     graph = normalise(unlifted)
     simplify(graph, constants)
+    unmasked(graph)
     unfuse(graph)
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     parameters = {n: tuple(p.shape) for n, p in known.items() if n in read}

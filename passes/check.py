@@ -13,6 +13,7 @@ from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.executable import Executable
 from ecospa_fx.masked import floats, fresh, gradient_pairs, largest, projected_gradients, repeatable
 from ecospa_fx.modes import modes_kept
+from ecospa_fx.passes.kernels import kernels
 from ecospa_fx.program import Program
 from ecospa_fx.signature import unbind
 
@@ -73,7 +74,7 @@ def check_capture(model: nn.Module, program: Program, inputs: Mapping[str, Any],
         with repeatable(model):
             eager = floats(model(*args, **kwargs))
         with repeatable(model):
-            flat = Executable(graph, program.constants, model)(program.leaves(inputs))
+            flat = Executable(kernels(graph)[0], program.constants, model)(program.leaves(inputs))
     found = floats(pytree.tree_unflatten(flat, program.out_spec))
     _check_values(model, eager, found)
     _check_gradients(model, eager, found)
