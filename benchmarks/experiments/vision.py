@@ -88,8 +88,9 @@ class Training:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        each_step: Callable[[], None] = lambda: None,
-        each_epoch: Callable[[int], None] = lambda epoch: None,
+        each_step: Callable[[], object] = lambda: None,
+        each_epoch: Callable[[int], object] = lambda epoch: None,
+        after_step: Callable[[], object] = lambda: None,
     ) -> list[float]:
         """Train, and return the accuracy after each epoch, after what ``each_epoch`` removed.
 
@@ -98,6 +99,7 @@ class Training:
             optimizer: of :meth:`optimizer`.
             each_step: called after ``backward`` and before the optimizer's step.
             each_epoch: called after each epoch with its number, from 1.
+            after_step: called after the optimizer's step.
         """
         generator = torch.Generator().manual_seed(self.seed)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
@@ -111,6 +113,7 @@ class Training:
                 each_step()
                 optimizer.step()
                 rate.step()
+                after_step()
             each_epoch(epoch)
             found.append(accuracy(model, self.test))
         return found
