@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.blocks import Blocks, bare, find_blocks, plain_name
 from ecospa_fx.caches import plain_arguments, plain_output
 from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
@@ -20,23 +20,23 @@ from ecospa_fx.errors import CaptureError
 from ecospa_fx.generation import generator, with_open_caches
 from ecospa_fx.masked import Difference
 from ecospa_fx.modes import modes_kept
-from ecospa_fx.passes.calibrate import Calibration
+from ecospa_fx.parts import Parts
 from ecospa_fx.passes.check import check_supported
-from ecospa_fx.passes.choose import Gradients, Present, choose, unread
-from ecospa_fx.passes.follow import dead_labels
+from ecospa_fx.passes.choose import Gradients
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.plan import Plan, PlanSettings
+from ecospa_fx.planning import planned
 from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
-from ecospa_fx.route import Route, route
-from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
+from ecospa_fx.route import Routes
+from ecospa_fx.scores import Score, ScoreFunction
 from ecospa_fx.signature import bind
 from ecospa_fx.signatures import Signature, Signatures
-from ecospa_fx.storage import save_files, unique_tensors
+from ecospa_fx.storing import Storing
 
 
-class CompiledModel(nn.Module):
+class CompiledModel(Storing, nn.Module):
     """A model as a graph that can become smaller.
 
     It has the model's own parameters, buffers and submodules under their own names, and computes what the
@@ -48,6 +48,7 @@ class CompiledModel(nn.Module):
         args: example inputs; without any, capture waits for the first call.
         kwargs: example keyword inputs.
         check: compare every capture once with the eager model.
+        blocks: names of the modules that are called for their part of the graph, see :attr:`blocks`.
     """
 
     def __init__(
@@ -56,22 +57,24 @@ class CompiledModel(nn.Module):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         check: bool = True,
+        blocks: Collection[str] | None = None,
     ) -> None:
         super().__init__()
         check_supported(model)
+        found = find_blocks(model, blocks)
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = model.__dict__[name]
         self.__dict__["source"] = model
         self.training = model.training
         self.removal = Removal()
-        self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
-        self._signatures = Signatures(model, self, self._shapes, check)
-        self._routes: dict[tuple[Any, ...], list[Route]] = {}
-        self._parts: dict[int, tuple[Signatures, Removal]] = {}
+        self._shapes = {n: tuple(p.shape) for n, p in self.named_parameters(remove_duplicate=False)}
+        self._signatures = Signatures(model, self, self._shapes, check, found)
+        self._routes = Routes(model.forward)
+        self._parts = Parts(self)
         if args or kwargs:
             named = bind(model.forward, args, kwargs or {})
             signature, _ = self._signatures.of(plain_arguments(named)[0], self.removal)
-            self._remember(signature, args, kwargs or {}, named)
+            self._routes.remember(signature, self.training, args, kwargs or {}, named)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Same inputs and outputs as the model; a new kind of call is captured when it first comes.
@@ -84,25 +87,13 @@ class CompiledModel(nn.Module):
             return self._traced(args, kwargs)
         named = bind(self.source.forward, args, kwargs)
         output, signature = self._answer(named)
-        self._remember(signature, args, kwargs, named)
+        self._routes.remember(signature, self.training, args, kwargs, named)
         return output
-
-    def _remember(
-        self, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any], named: Mapping[str, Any]
-    ) -> None:
-        """Note how the arguments of a signature were passed, for calls under ``torch.compile``."""
-        routes = self._routes.setdefault((self.training, len(args), tuple(kwargs)), [])
-        if all(r.signature is not signature for r in routes):
-            found = route(signature, self.source.forward, args, named)
-            routes.extend([found] if found is not None else [])
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call while ``torch.compile`` looks on, who does not understand how a signature is found."""
-        for way in self._routes.get((self.training, len(args), tuple(kwargs)), ()):
-            leaves = way.leaves(args, kwargs)
-            if leaves is not None:
-                return way.signature.run(leaves)
-        return self._untraced(*args, **kwargs)
+        found = self._routes.find(self.training, args, kwargs)
+        return self._untraced(*args, **kwargs) if found is None else found[0].run(found[1])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _untraced(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +107,7 @@ class CompiledModel(nn.Module):
         """
         if not hasattr(self.source, "generate"):
             raise CaptureError(f"{type(self.source).__name__} has no generate()")
-        return generator(self.source, self, self._part).generate(*args, **with_open_caches(kwargs))
+        return generator(self.source, self, self._parts.run).generate(*args, **with_open_caches(kwargs))
 
     def _answer(self, named: Mapping[str, Any]) -> tuple[Any, Signature]:
         plain, held = plain_arguments(named)
@@ -127,24 +118,6 @@ class CompiledModel(nn.Module):
         output = pytree.tree_unflatten(executable.module(*arguments), signature.program.out_spec)
         return plain_output(output, held), signature
 
-    def _part(self, module: nn.Module) -> Callable[..., Any]:
-        """What runs a submodule by itself, as small as it is within the model."""
-        first = {id(p): n for n, p in self.source.named_parameters()}
-        names = {n: first[id(p)] for n, p in module.named_parameters()}
-        signatures, removal = self._parts.get(id(module), (None, None))
-        if signatures is None or removal is not self.removal:
-            held = module.named_parameters(remove_duplicate=False)
-            shapes = {n: self._shapes[first[id(p)]] for n, p in held}
-            signatures = Signatures(module, module, shapes, self._signatures.check)
-            self._parts[id(module)] = signatures, self.removal
-        inner = self.removal.renamed(names)
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            signature, leaves = signatures.of(bind(module.forward, args, kwargs), inner)
-            return signature.run(leaves)
-
-        return run
-
     def train(self, mode: bool = True) -> CompiledModel:
         """Set the mode of the model and of everything in it."""
         super().train(mode)
@@ -153,7 +126,7 @@ class CompiledModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy with parameters of its own; dense graphs are never changed, so both share them."""
-        twin = CompiledModel(copy.deepcopy(self.source, memo))
+        twin = CompiledModel(copy.deepcopy(self.source, memo), blocks=self._signatures.blocks)
         twin._shapes, twin.removal = self._shapes, self.removal
         twin._signatures = self._signatures.copy(twin.source, twin, self.removal)
         memo[id(self)] = twin
@@ -188,6 +161,18 @@ class CompiledModel(nn.Module):
         """Shape of every parameter before anything was removed, by all its names."""
         return self._shapes
 
+    @property
+    def blocks(self) -> Blocks:
+        """The modules that are called for their part of the graph: hooks and wrappers act on them."""
+        return Blocks(self, self._signatures.blocks, self._signatures.flat)
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """As of any module; what wrappers around blocks add to a name is left out."""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            yield plain_name(name), parameter
+
     def explain(self, parameter: str) -> str:
         """What holds and what moves one parameter."""
         return self.couplings.explain(parameter)
@@ -200,15 +185,12 @@ class CompiledModel(nn.Module):
         """
         if name not in self._shapes:
             raise KeyError(f"{name!r} is not a parameter of the model")
-        return self.removal.mask(self._canonical(name), self._shapes[name])
-
-    def _canonical(self, name: str) -> str:
-        """The first name of a parameter that has several."""
-        parameter = self.get_parameter(name)
-        return next((n for n, p in self.named_parameters() if p is parameter), name)
+        known = dict(self.named_parameters(remove_duplicate=False))
+        first = next(n for n, p in known.items() if p is known[name])  # of those that a tied one has
+        return self.removal.mask(first, self._shapes[name])
 
     def verify(self, *args: Any, **kwargs: Any) -> Difference:
-        """Compare with the masked model, outputs and gradients, on one call in evaluation mode.
+        """Compare with the masked model, without hooks: outputs and gradients of one call in evaluation mode.
 
         Args:
             args: the call's positional arguments; without any, those of the first capture.
@@ -222,7 +204,7 @@ class CompiledModel(nn.Module):
             if args or kwargs
             else dict(self._signatures.first(self.removal).inputs)
         )
-        with modes_kept(self.source, self):
+        with modes_kept(self.source, self), bare(self.source, self._signatures.blocks):
             self.eval()
             return verify(lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes)
 
@@ -284,36 +266,16 @@ class CompiledModel(nn.Module):
         **settings: Any,
     ) -> Plan:
         """What :meth:`sparsify` would remove, as data: print it, save it, :meth:`apply` it later."""
-        chosen = PlanSettings.of(settings)
-        graph, analysis = self._signatures.first(self.removal).coupled
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        outside = unread(graph, self.named_parameters())
-        present = Present(graph, analysis.partition, self.removal, parameters, outside)
-        activations = self._calibrated(calibration) if calibration is not None else None
-        if score is None:
-            has_gradients = grads is not None or any(p.grad is not None for p in parameters.values())
-            score = default_score(has_gradients, activations is not None)
-        return choose(
-            present,
+        return planned(
+            self,
             grads,
             score,
-            chosen,
+            calibration,
+            PlanSettings.of(settings),
             ratio=ratio,
             target_params=target_params,
-            activations=activations,
             seed=seed,
         )
-
-    def _calibrated(self, batches: Iterable[Any]) -> ActivationStatistics:
-        result = Calibration(self.couplings)
-        for batch in batches:
-            args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
-            named = bind(self.source.forward, args, batch if isinstance(batch, Mapping) else {})
-            signature, leaves = self._signatures.of(named, self.removal)
-            analysis = signature.coupled[1]
-            dead = dead_labels(analysis, self.removal)
-            result.run(analysis, dead, self._signatures.shrunk(signature, self.removal), leaves)
-        return result.result()
 
     def apply(self, plan: Any, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:  # type: ignore[override]
         """Carry out a plan: rewrite every graph, cut every parameter, move optimizer state.
@@ -335,34 +297,3 @@ class CompiledModel(nn.Module):
         """As :meth:`apply`, also before any capture: what does not fit shows at the first call then."""
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         prepare(self, removal, optimizers).commit()
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and removal into a folder, for :func:`load`."""
-        save_files(path, unique_tensors(self), self.removal)
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a transformers model with its config into a folder, for :func:`from_pretrained`.
-
-        Raises:
-            LoadError: the model's class is not one of transformers; use :meth:`save`.
-        """
-        from ecospa_fx.pretrained import save_config
-
-        save_config(self.source, path)
-        self.save(path)
-
-    def to_native(self) -> nn.Module:
-        """A plain model of the original class, with a changed config and parameters of its own.
-
-        Raises:
-            NativeError: no config says these widths.
-        """
-        from ecospa_fx.passes.native import native
-
-        return native(self)
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a compiled model holds graphs that cannot be pickled; use compiled.save(path), or "
-            "torch.save(compiled.state_dict()) for the weights alone"
-        )

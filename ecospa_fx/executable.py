@@ -1,14 +1,20 @@
-"""A graph that runs: its tensors come in from the model at every call."""
+"""A graph that runs: its tensors come in from the model at every call; its blocks are called as modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ecospa_fx.blocks import Stage, block_place, through, unwrapped
+from ecospa_fx.regions import Region, regions, size_sources
 from ecospa_fx.shortcut import Shortcut, observed
+
+Place = tuple[Mapping[str, Any], str]
+"""The dict that holds a tensor, and its key there."""
 
 
 class Executable:
@@ -21,6 +27,7 @@ class Executable:
         graph: flat tensors in and out, with ``get_attr`` nodes on the model's names.
         constants: tensors of the graph itself, by name.
         model: the module that owns the rest.
+        blocks: names of the modules that are called for their part of the graph.
         shortcuts: graphs for some of the inputs.
     """
 
@@ -29,23 +36,33 @@ class Executable:
         graph: fx.Graph,
         constants: Mapping[str, torch.Tensor],
         model: nn.Module,
+        blocks: Collection[str] = (),
         shortcuts: Sequence[Shortcut] = (),
     ) -> None:
-        lifted, self.names = lift_attributes(graph)
+        parts = regions(graph, blocks)
+        lifted, self.names, calls = lift(parts.order if blocks else list(graph.nodes))
         self.module = fx.GraphModule(nn.Module(), lifted)
         self.module.train(model.training)
+        self.refused = parts.refused
         self._constants = dict(constants)
         self._places = [self._place(model, n) for n in self.names]
         self._device: torch.device | None = None
-        self._shortcuts = [(s, Executable(s.graph, constants, model)) for s in shortcuts]
+        self._shortcuts = [(s, Executable(s.graph, constants, model, blocks)) for s in shortcuts]
+        alike: dict[Any, fx.GraphModule] = {}
+        self.stages = [self._stage(call, model, alike) for call in calls]
 
-    def _place(self, model: nn.Module, name: str) -> tuple[Mapping[str, Any], str]:
-        """The dict that holds a tensor, and its key there."""
+    def _place(self, model: nn.Module, name: str) -> Place:
         if name in self._constants:
             return self._constants, name
         path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
+        owner = unwrapped(model, path)
         return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf
+
+    def _stage(self, call: Call, model: nn.Module, alike: dict[Any, fx.GraphModule]) -> Stage:
+        """Blocks that compute the same with other weights share one graph: it is compiled once."""
+        module = alike.setdefault(call.key, fx.GraphModule(nn.Module(), call.graph))
+        places = tuple(self._place(model, n) for n in call.names)
+        return Stage(*block_place(model, call.block), module, places)
 
     def __call__(self, inputs: list[Any]) -> Any:
         """Run on flat inputs; returns flat outputs."""
@@ -58,9 +75,9 @@ class Executable:
         return self
 
     def arguments(self, inputs: list[Any]) -> list[Any]:
-        """What the lifted graph takes: the model's tensors, then the flat inputs."""
+        """What the lifted graph takes: the model's tensors, the calls of blocks, then the flat inputs."""
         self._follow(inputs)
-        return [*(place[key] for place, key in self._places), *inputs]
+        return [*(place[key] for place, key in self._places), *self.stages, *inputs]
 
     def _follow(self, inputs: list[Any]) -> None:
         """Constants live where the inputs do."""
@@ -71,17 +88,92 @@ class Executable:
             self._device = device
 
 
-def lift_attributes(graph: fx.Graph) -> tuple[fx.Graph, tuple[str, ...]]:
-    """A copy of ``graph`` whose attributes are leading inputs, and their names in order."""
-    lifted = fx.Graph()
-    names = dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "get_attr")
-    tensors = {name: lifted.placeholder(f"attribute_{i}") for i, name in enumerate(names)}
-    env: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            env[node] = tensors[str(node.target)]
-        elif node.target is torch.ops.aten.sym_size.int:  # vmap has no rule for it
-            env[node] = lifted.call_method("size", tuple(env.get(a, a) for a in node.args))
-        else:
-            env[node] = lifted.node_copy(node, env.__getitem__)
-    return lifted, tuple(names)
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What one call of a block runs.
+
+    Attributes:
+        block: name of the block.
+        graph: the tensors in ``names``, then the values that come from outside.
+        names: of the model's tensors and of constants.
+    """
+
+    block: str
+    graph: fx.Graph
+    names: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for two graphs that do the same."""
+        return tuple((n.op, n.target, str(n.args), str(n.kwargs)) for n in self.graph.nodes)
+
+
+def lift(order: Collection[fx.Node | Region]) -> tuple[fx.Graph, tuple[str, ...], list[Call]]:
+    """A copy of a graph whose attributes and calls of blocks are leading inputs.
+
+    Args:
+        order: what runs, in this order: nodes, and regions in which a block is called.
+
+    Returns:
+        The graph, the names of its attributes, and the calls, both in the order of its inputs.
+    """
+    inside = {n for part in order if isinstance(part, Region) for n in part.nodes}
+    nodes = [part for part in order if isinstance(part, fx.Node)]
+    lifted, env, names = _with_attributes([n for n in nodes if not (inside and inside >= n.users.keys())])
+    calls = [(part, lifted.placeholder(f"block_{i}")) for i, part in enumerate(order)
+             if isinstance(part, Region)]  # fmt: skip
+    stages = dict(calls)
+    for part in order:
+        if isinstance(part, Region):
+            _through(lifted, part, stages[part], env)
+        elif part.op != "get_attr":
+            env[part] = _copied(lifted, part, env)
+    return lifted, names, [call_of(part) for part, _ in calls]
+
+
+def _with_attributes(nodes: Collection[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, Any], tuple[str, ...]]:
+    """A new graph with a leading input for each attribute among ``nodes``."""
+    graph = fx.Graph()
+    attributes = [n for n in nodes if n.op == "get_attr"]
+    names = tuple(dict.fromkeys(str(n.target) for n in attributes))
+    inputs = {name: graph.placeholder(f"attribute_{i}") for i, name in enumerate(names)}
+    return graph, {n: inputs[str(n.target)] for n in attributes}, names
+
+
+def _through(graph: fx.Graph, region: Region, stage: fx.Node, env: dict[fx.Node, Any]) -> None:
+    """The call of a block, and what it returns."""
+    sizes = size_sources(region)
+    result = graph.call_function(through, (stage, *(env[n] for n in region.inputs if n not in sizes)))
+    if len(region.outputs) == 1:
+        env[region.outputs[0]] = result
+        return
+    for i, node in enumerate(region.outputs):
+        env[node] = graph.call_function(_item, (result, i))
+
+
+def _item(values: Any, index: int) -> Any:
+    return values[index]
+
+
+def call_of(region: Region) -> Call:
+    """The graph of one call of a block; names of nodes tell nothing of where they come from."""
+    read = dict.fromkeys(a for n in region.nodes for a in n.all_input_nodes if a.op == "get_attr")
+    graph, env, names = _with_attributes(read)
+    sizes = size_sources(region)
+    for node in region.inputs:
+        if node not in sizes:
+            env[node] = graph.placeholder(f"value_{len(env)}")
+    for node, (tensor, axis) in sizes.items():
+        env[node] = graph.call_method("size", (env[tensor], axis))
+    for node in region.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+        env[node] = graph.create_node(node.op, node.target, args, kwargs)
+    results = tuple(env[n] for n in region.outputs)
+    graph.output(results[0] if len(results) == 1 else results)
+    return Call(region.block, graph, names)
+
+
+def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
+    if node.target is torch.ops.aten.sym_size.int:  # vmap has no rule for it
+        return graph.call_method("size", fx.map_arg(node.args, env.__getitem__))
+    return graph.node_copy(node, env.__getitem__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ def compile(
     kwargs: Mapping[str, Any] | None = None,
     *,
     check: bool = True,
+    blocks: Collection[str] | None = None,
 ) -> CompiledModel:
     """Compile a model so that it can become smaller.
 
@@ -29,6 +30,8 @@ def compile(
         args: example inputs. Without any the model is captured at its first call.
         kwargs: example keyword inputs.
         check: compare every capture once with the eager model, and refuse one that differs.
+        blocks: names of the modules that are called, so that hooks, ``fully_shard`` and checkpointing act on
+            them; by default the outermost ones that repeat. An empty list makes one flat graph.
 
     Returns:
         A module with the same inputs, outputs and parameter names, which shares the parameters.
@@ -51,7 +54,7 @@ def compile(
         model = twin_of(model, PRE_HOOKS)  # those of an export insist on how arguments were passed
     if not isinstance(model, nn.Module):
         raise CaptureError(f"compile takes a module or an exported program, not {type(model).__name__}")
-    return CompiledModel(model, args, kwargs, check)
+    return CompiledModel(model, args, kwargs, check, blocks)
 
 
 def load(path: str | Path, model: nn.Module, *, check: bool = True) -> CompiledModel:

@@ -79,3 +79,39 @@ def _expected(leaf: Any, value: Any) -> Any:
     if isinstance(leaf, torch.Tensor) and isinstance(value, torch.Tensor):
         return leaf.dtype, tuple(static(n) for n in value.shape)
     return leaf
+
+
+class Routes:
+    """How the calls so far have passed their arguments, for calls under ``torch.compile``.
+
+    Args:
+        forward: of the original module.
+    """
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._forward = forward
+        self._known: dict[tuple[Any, ...], list[Route]] = {}
+
+    def remember(
+        self,
+        signature: Signature,
+        training: bool,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        named: Mapping[str, Any],
+    ) -> None:
+        """Note a call of one more signature."""
+        routes = self._known.setdefault((training, len(args), tuple(kwargs)), [])
+        if all(r.signature is not signature for r in routes):
+            found = route(signature, self._forward, args, named)
+            routes.extend([found] if found is not None else [])
+
+    def find(
+        self, training: bool, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Signature, list[Any]] | None:
+        """The signature of a call and its flat inputs, if one such call has been noted."""
+        for way in self._known.get((training, len(args), tuple(kwargs)), ()):
+            leaves = way.leaves(args, kwargs)
+            if leaves is not None:
+                return way.signature, leaves
+        return None

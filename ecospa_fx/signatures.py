@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.blocks import bare, callable_for_parts, has_hooks, unwrapped
 from ecospa_fx.caches import with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
@@ -23,6 +24,7 @@ from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.rewrite import rewrite
 from ecospa_fx.program import Analysis, Program
+from ecospa_fx.regions import regions
 from ecospa_fx.removal import Removal
 from ecospa_fx.signature import bind, key_of, required_arguments
 
@@ -56,12 +58,23 @@ class Signatures:
         owner: the module whose parameters the graphs read.
         shapes: dense shape of every parameter.
         check: compare every capture once with the eager model.
+        blocks: names of the modules that are called for their part of a graph.
+
+    Attributes:
+        flat: name of a block that is not called in some graph → why.
     """
 
     def __init__(
-        self, model: nn.Module, owner: nn.Module, shapes: Mapping[str, tuple[int, ...]], check: bool
+        self,
+        model: nn.Module,
+        owner: nn.Module,
+        shapes: Mapping[str, tuple[int, ...]],
+        check: bool,
+        blocks: Collection[str] = (),
     ) -> None:
         self.shapes, self.check = shapes, check
+        self.blocks = tuple(blocks)
+        self.flat: dict[str, str] = {}
         self._model, self._owner = model, owner
         self._modules = list(model.modules())
         self._known: dict[tuple[Any, ...], list[Signature]] = {}
@@ -108,8 +121,8 @@ class Signatures:
             self.of(bind(self._model.forward, (), self._offered()), removal)
         return max(self, key=lambda s: len(s.program.parameters))
 
-    def shrunk(self, signature: Signature, removal: Removal) -> Executable:
-        """The graph of a signature after a removal.
+    def shrunk(self, signature: Signature, removal: Removal, whole: bool = False) -> Executable:
+        """The graph of a signature after a removal; ``whole`` for one graph that calls no blocks.
 
         Raises:
             RewriteError: a node cannot take its smaller shape.
@@ -117,15 +130,22 @@ class Signatures:
         graph, analysis = signature.coupled
         dead = dead_labels(analysis, removal)
         written = rewrite(analysis, dead, level(graph, analysis, dead))
-        return self._executable(written.graph, {**signature.program.constants, **written.constants})
+        constants = {**signature.program.constants, **written.constants}
+        if whole:
+            return Executable(written.graph, constants, self._owner)
+        return self._executable(written.graph, constants)
 
     def _executable(self, graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> Executable:
+        for name in self.blocks:
+            callable_for_parts(unwrapped(self._owner, name))
         called, shortcuts = kernels(graph)
-        return Executable(called, constants, self._owner, shortcuts)
+        made = Executable(called, constants, self._owner, self.blocks, shortcuts)
+        self.flat.update(made.refused)
+        return made
 
     def copy(self, model: nn.Module, owner: nn.Module, removal: Removal) -> Signatures:
         """The same for a copy of the model; dense programs are never changed, so both share them."""
-        twin = Signatures(model, owner, self.shapes, self.check)
+        twin = Signatures(model, owner, self.shapes, self.check, self.blocks)
         for key, variants in self._known.items():
             twin._known[key] = [
                 twin._made(mine.inputs, mine.program, removal, mine._coupled) for mine in variants
@@ -153,10 +173,21 @@ class Signatures:
                 "captured now; call the model once before torch.compile, torch.export or torch.onnx.export"
             )
         example = with_dense_caches(named, (s.program for s in self)) if removal.removed else named
-        program = open_signature(self._model, with_room(example), self.shapes, self.check)
-        if not _fits(program, example):
-            program = open_signature(self._model, example, self.shapes, self.check)
+        program = self._traced(example, self.blocks)
+        refused = regions(program.graph, self.blocks).refused
+        if any(
+            has_hooks(unwrapped(self._model, name)) for name in refused
+        ):  # they act as a part of the graph
+            program = self._traced(example, [n for n in self.blocks if n not in refused])
         return self._made(named, program, removal)
+
+    def _traced(self, example: Mapping[str, Any], blocks: Collection[str]) -> Program:
+        """The dense program of a call, traced without what lies around the calls of ``blocks``."""
+        with bare(self._model, blocks):
+            program = open_signature(self._model, with_room(example), self.shapes, self.check)
+            if _fits(program, example):
+                return program
+            return open_signature(self._model, example, self.shapes, self.check)
 
     def _offered(self) -> dict[str, Any]:
         """Inputs that the model itself offers, on its device."""

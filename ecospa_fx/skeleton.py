@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from ecospa_fx.sharded import is_sharded
+
 
 @contextlib.contextmanager
 def dense_stand_ins(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
@@ -20,18 +22,28 @@ def dense_stand_ins(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
     made: dict[int, nn.Parameter] = {}
     undo = []
     for path, module in model.named_modules():
-        for leaf, p in module._parameters.items():
-            name = f"{path}.{leaf}".lstrip(".")
-            if p is not None and name in shapes and tuple(p.shape) != shapes[name]:
-                if id(p) not in made:
-                    made[id(p)] = _stand_in(p, shapes[name])
-                undo.append((module, leaf, p))
-                module._parameters[leaf] = made[id(p)]
+        table = {
+            leaf: _dense(p, f"{path}.{leaf}".lstrip("."), shapes, made)
+            for leaf, p in module._parameters.items()
+        }
+        if any(p is not module._parameters[leaf] for leaf, p in table.items()):
+            undo.append((module, module._parameters))
+            module.__dict__["_parameters"] = table  # graphs that run meanwhile read the former dict
     try:
         yield
     finally:
-        for module, leaf, p in undo:
-            module._parameters[leaf] = p
+        for module, former in undo:
+            module.__dict__["_parameters"] = former
+
+
+def _dense(
+    p: nn.Parameter | None, name: str, shapes: Mapping[str, tuple[int, ...]], made: dict[int, nn.Parameter]
+) -> nn.Parameter | None:
+    if p is None or name not in shapes or (tuple(p.shape) == shapes[name] and not is_sharded(p)):
+        return p
+    if id(p) not in made:
+        made[id(p)] = _stand_in(p, shapes[name])
+    return made[id(p)]
 
 
 def _stand_in(p: nn.Parameter, shape: tuple[int, ...]) -> nn.Parameter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from ecospa_fx.executable import Executable, lift_attributes
+from ecospa_fx.executable import Executable, lift
 
 aten = torch.ops.aten
 X = torch.ones(2)
@@ -37,7 +37,8 @@ def executable(model: nn.Module) -> Executable:
 def test_attributes_become_leading_inputs() -> None:
     dense = graph()
     before = str(dense)
-    lifted, names = lift_attributes(dense)
+    lifted, names, calls = lift(list(dense.nodes))
+    assert not calls
     assert names == ("inner.w", "b", "index")
     assert [n.op for n in lifted.nodes][:4] == ["placeholder"] * 4
     assert not [n for n in lifted.nodes if n.op == "get_attr"]

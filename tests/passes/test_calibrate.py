@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import ecospa_fx
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.passes.score import score
+from ecospa_fx.planning import calibrated
 from ecospa_fx.scores import ActivationStatistics, ScoreContext
 
 X = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -54,7 +55,7 @@ class Attention(nn.Module):
 
 
 def measured(model: CompiledModel, *batches: torch.Tensor) -> ActivationStatistics:
-    return model._calibrated(list(batches))
+    return calibrated(model, list(batches))
 
 
 def activation(model: CompiledModel, seen: ActivationStatistics) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_energies_of_another_kind_of_call_count_for_the_same_units() -> None:
 
     model = ecospa_fx.compile(Masked().double(), args=(X,))
     plain = measured(model, X)
-    masked = model._calibrated([(X, torch.ones(3, 7, 1, dtype=torch.float64))])
+    masked = calibrated(model, [(X, torch.ones(3, 7, 1, dtype=torch.float64))])
     assert masked.consumed == pytest.approx(plain.consumed)
 
 
