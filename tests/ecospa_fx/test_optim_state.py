@@ -1,18 +1,14 @@
 """Which entry of an optimizer's state goes where."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
-from transformers.optimization import Adafactor as TransformersAdafactor
 
 from ecospa_fx import optim_state
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import OptimizerError, OptimizerStateError
 from ecospa_fx.optim_state import StateRules, cut_entry, keep_entry, register_optimizer_state
-
-Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+from tests.models.states import CUT, follow
 
 
 class Odd(torch.optim.SGD):
@@ -28,28 +24,11 @@ def _own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optim_state, "_RULES", dict(optim_state._RULES))
 
 
-def rows_and_columns(rows: list[int], columns: list[int], shape: tuple[int, ...]) -> ParameterCut:
-    kept = torch.zeros(shape, dtype=torch.bool)
-    kept[..., torch.tensor(rows)[:, None], torch.tensor(columns)] = True
-    return ParameterCut(kept, (*shape[:-2], len(rows), len(columns)))
-
-
 def odd(*params: torch.Tensor, cls: type[Odd] = Odd, **state: object) -> Odd:
     """An optimizer with the given entries for its first parameter."""
     optimizer = cls(list(params), lr=0.1)
     optimizer.state[params[0]].update(state)
     return optimizer
-
-
-def follow(
-    optimizer: torch.optim.Optimizer, param: torch.Tensor, key: str, cut: ParameterCut
-) -> torch.Tensor:
-    state = StateRules(optimizer).optimizer.state[param]
-    rule = StateRules(optimizer).find("weight", param, key, cut)
-    return rule(key, state[key], param, cut, state)
-
-
-CUT = rows_and_columns([0, 2], [1, 2, 3], (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -134,95 +113,3 @@ def test_a_wrapped_optimizer_counts() -> None:
 def test_lbfgs_is_refused() -> None:
     with pytest.raises(OptimizerError, match="LBFGS cannot follow a cut: it keeps one flat history"):
         StateRules(torch.optim.LBFGS([nn.Parameter(torch.zeros(4, 4))]))
-
-
-# Adafactor, as torch and transformers have it, keeps the mean squared gradient over rows and over columns.
-
-FACTORED = [
-    pytest.param(lambda params: torch.optim.Adafactor(params, lr=0.1), "row_var", "col_var", id="torch"),
-    pytest.param(
-        lambda params: TransformersAdafactor(params, lr=0.1, relative_step=False),
-        "exp_avg_sq_row",
-        "exp_avg_sq_col",
-        id="transformers",
-    ),
-]
-SHAPES = [(6, 4), (6, 1), (1, 4), (4, 4), (3, 6, 4), (2, 3, 3, 3)]
-
-
-def stepped(build: Build, param: nn.Parameter, gradients: list[torch.Tensor]) -> torch.optim.Optimizer:
-    optimizer = build([param])
-    for gradient in gradients:
-        param.grad = gradient.clone()
-        optimizer.step()
-    return optimizer
-
-
-def estimate(row: torch.Tensor, column: torch.Tensor, dim: int) -> torch.Tensor:
-    """The second moment as Adafactor puts it together."""
-    row, column = (row, column) if row.dim() == dim else (row.unsqueeze(-1), column.unsqueeze(-2))
-    return row * column / row.mean(-2, keepdim=True)
-
-
-def some_cut(shape: tuple[int, ...]) -> ParameterCut:
-    rows, columns = ([0] if size == 1 else list(range(1, size)) for size in shape[-2:])
-    return rows_and_columns(rows, columns, shape)
-
-
-@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_factored_estimate_of_survivors_stays(
-    build: Build, row: str, column: str, shape: tuple[int, ...]
-) -> None:
-    cut, param = some_cut(shape), nn.Parameter(torch.randn(shape, dtype=torch.float64))
-    optimizer = stepped(build, param, [torch.randn_like(param) for _ in range(3)])
-    dense = estimate(*(optimizer.state[param][key] for key in (row, column)), len(shape))
-    small = estimate(*(follow(optimizer, param, key, cut) for key in (row, column)), len(shape))
-    torch.testing.assert_close(small, cut.apply(dense), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_factored_state_of_zero_pairs_is_exact(
-    build: Build, row: str, column: str, shape: tuple[int, ...]
-) -> None:
-    cut = some_cut(shape)
-    param = nn.Parameter(torch.randn(shape, dtype=torch.float64))
-    small = nn.Parameter(cut.apply(param.detach()))
-    gradients = [torch.randn_like(param) * cut.kept for _ in range(3)]
-    optimizer = stepped(build, param, gradients)
-    reference = stepped(build, small, [cut.apply(gradient) for gradient in gradients])
-    for key in (row, column):
-        torch.testing.assert_close(
-            follow(optimizer, param, key, cut), reference.state[small][key], rtol=1e-12, atol=1e-28
-        )
-
-
-@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
-def test_factored_state_may_differ_by_expert(build: Build, row: str, column: str) -> None:
-    kept = torch.zeros(2, 3, 4, dtype=torch.bool)
-    kept[0, :2, 1:] = kept[1, 1:, :3] = True
-    cut, param = ParameterCut(kept, (2, 2, 3)), nn.Parameter(torch.randn(2, 3, 4, dtype=torch.float64))
-    optimizer = stepped(build, param, [torch.randn_like(param)])
-    dense = estimate(*(optimizer.state[param][key] for key in (row, column)), 3)
-    small = estimate(*(follow(optimizer, param, key, cut) for key in (row, column)), 3)
-    torch.testing.assert_close(small, cut.apply(dense), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
-def test_factored_state_of_zeros_stays_finite(build: Build, row: str, column: str) -> None:
-    param = nn.Parameter(torch.ones(4, 4))
-    optimizer = stepped(build, param, [torch.zeros(4, 4)])
-    optimizer.state[param][row].zero_()
-    optimizer.state[param][column].zero_()
-    assert not follow(optimizer, param, row, CUT).any()
-    assert not follow(optimizer, param, column, CUT).any()
-
-
-@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
-def test_factored_state_without_a_common_column_set_is_refused(build: Build, row: str, column: str) -> None:
-    param = nn.Parameter(torch.ones(2, 2))
-    optimizer = stepped(build, param, [torch.ones(2, 2)])
-    cut = ParameterCut(torch.eye(2, dtype=torch.bool), (2, 1))
-    with pytest.raises(OptimizerStateError, match="of 'weight' cannot follow the cut"):
-        StateRules(optimizer).find("weight", param, column, cut)
