@@ -54,7 +54,7 @@ class ParameterCut:
                 f"kept must be a bool tensor with values, not {self.kept.dtype} on {self.kept.device}"
             )
         sizes = tuple(len(index) for index in self._indices)
-        if sizes != self.new_shape if self._is_product else sizes[:1] != self.new_shape[:1] or len(sizes) < 2:
+        if sizes != self.new_shape if self.is_product else sizes[:1] != self.new_shape[:1] or len(sizes) < 2:
             raise RewriteError(
                 f"{self._count} entries kept of {self.old_shape} do not form a box of shape {self.new_shape}"
             )
@@ -149,14 +149,14 @@ class ParameterCut:
         return [torch.arange(min(sizes)) for sizes in zip(self.old_shape, self.new_shape, strict=False)]
 
     @cached_property
-    def _is_product(self) -> bool:
-        """Whether the indices of each axis are the same everywhere (the entries always lie in that box)."""
+    def is_product(self) -> bool:
+        """Whether the indices of each axis are the same everywhere."""
         return self._count == prod(len(index) for index in self._indices)
 
     @cached_property
     def _steps(self) -> list[_Step]:
         """The axes that are made shorter as a whole; before `_slices`, whole leading indices."""
-        axes = range(self.kept.dim()) if self._is_product else range(1)
+        axes = range(self.kept.dim()) if self.is_product else range(1)
         return [
             _Step(axis, size, self._indices[axis], _complement(self._indices[axis], size))
             for axis, size in enumerate(self.old_shape)
@@ -166,7 +166,7 @@ class ParameterCut:
     @cached_property
     def _slices(self) -> list[ParameterCut]:
         """One cut for each surviving leading index, where they differ; else none."""
-        if self._is_product:
+        if self.is_product:
             return []
         return [ParameterCut(self.kept[index], self.new_shape[1:]) for index in self._indices[0]]
 
