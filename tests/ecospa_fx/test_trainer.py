@@ -53,8 +53,9 @@ def trainer(folder: Path, callback: EcoSpaCallback, **more: Any) -> Trainer:
         "seed": 3,
         **more,
     }
+    model = arguments.pop("model", None) or llama()
     args = TrainingArguments(str(folder), **arguments)
-    return Trainer(llama(), args, train_dataset=DATA, eval_dataset=DATA[:4], callbacks=[callback])
+    return Trainer(model, args, train_dataset=DATA, eval_dataset=DATA[:4], callbacks=[callback])
 
 
 def losses(run: Trainer) -> list[float]:
@@ -104,6 +105,39 @@ def test_accumulation_clipping_and_bfloat16(tmp_path: Path) -> None:
     assert len(callback.reports) == 2
     assert all(torch.isfinite(torch.tensor(losses(run))))
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+
+
+def test_checkpointing_of_the_trainer_changes_nothing(tmp_path: Path) -> None:
+    runs = []
+    for on in (True, False):
+        more = {"gradient_checkpointing": on, "save_strategy": "no"}
+        torch.manual_seed(0)
+        runs.append(trainer(tmp_path / str(on), EcoSpaCallback(**HALF), **more))
+        runs[-1].train()
+    assert losses(runs[0]) == losses(runs[1])
+
+
+@pytest.mark.filterwarnings("ignore")  # peft and the Trainer ask each other for names of the past
+def test_adapters_in_a_trainer_go_on_bit_for_bit(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    def run(folder: Path, path: Path | None = None) -> tuple[Trainer, EcoSpaCallback]:
+        torch.manual_seed(1)
+        model = peft.get_peft_model(llama(), peft.LoraConfig(r=3, target_modules="all-linear"))
+        callback = EcoSpaCallback(target_ratio={"ffn": 0.5}, every=3, end=6, resume_from_checkpoint=path)
+        found = trainer(folder, callback, model=model)
+        found.train(resume_from_checkpoint=path and str(path))
+        return found, callback
+
+    whole, callback = run(tmp_path)
+    again, _ = run(tmp_path / "second", tmp_path / "checkpoint-4")
+    assert losses(again) == losses(whole)
+    assert identical(dict(again.model.named_parameters()), dict(whole.model.named_parameters()))
+    assert callback.compiled is not None
+    ids = DATA[0]["input_ids"][None]
+    whole.model.eval()
+    merged = ecospa_fx.merge_adapters(callback.compiled).eval()
+    torch.testing.assert_close(merged(input_ids=ids).logits, whole.model(input_ids=ids).logits)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from ecospa_fx import CompiledModel
@@ -143,3 +145,49 @@ def test_activation_checkpointing(reentrant: bool) -> None:
         optimizer = AdamW(model.parameters())
         train(model, optimizer, half(model, optimizer), batches(), 11)
     assert identical(dict(compiled.named_parameters()), dict(other.named_parameters()))
+
+
+def test_gradients_that_were_unscaled_and_clipped_by_hand() -> None:
+    compiled, other = ffn(torch.float32), ffn(torch.float32)
+    for model, scaled in ((compiled, True), (other, False)):
+        optimizer = AdamW(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=scaled)
+        schedule = half(model, optimizer)
+        for x in itertools.islice(batches(torch.float32), 10):
+            scaler.scale(loss_of(model, x)).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        assert schedule.done
+    assert identical(dict(compiled.named_parameters()), dict(other.named_parameters()))
+
+
+def test_all_at_once() -> None:
+    """Accumulation, autocast, scaler, clipping, checkpointing, an average and a rate, over three rounds."""
+    compiled = ffn(torch.float32)
+    average = AveragedModel(compiled, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    optimizer = AdamW(compiled.parameters(), lr=0.01)
+    rate = OneCycleLR(optimizer, 0.01, total_steps=12)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    schedule = half(compiled, optimizer, followers=[average])
+    for x in itertools.islice(batches(torch.float32), 11):
+        for part in x[:4].chunk(2):
+            with torch.autocast("cpu", torch.bfloat16):
+                output = checkpoint(compiled, part, use_reentrant=False)
+                loss = (output - part.flip(-1)).square().mean() / 2
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(compiled.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        rate.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        average.update_parameters(compiled)
+    assert len(schedule.reports) == 3
+    assert size(average) == size(compiled) == DENSE - 17 * UNIT
+    assert all(p.isfinite().all() for p in (*compiled.parameters(), *average.parameters()))
+    assert compiled.verify().within(1e-5)
