@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
+from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph, ParameterAxis
 from ecospa_fx.labels import Ids, Partition
 from ecospa_fx.removal import Removal
 
@@ -44,7 +44,7 @@ class Census:
         self.segments = np.flatnonzero(owner >= 0)
         self.couples = owner[self.segments]
         self.slots = np.array([c.slot for c in graph.couples], np.int64)[self.couples]
-        self._moving = [a for a in graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
+        self._moving = self._moving_axes()
         self._components = np.concatenate([np.zeros(0, np.int64), *(a.components for a in self._moving)])
         sizes = [len(a.components) for a in self._moving]
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
@@ -52,9 +52,15 @@ class Census:
         self._owner = np.array([self._names[a.parameter] for a in self._moving], np.int64)
         self._fixed = self._fixed_sizes()
 
+    def _moving_axes(self) -> list[ParameterAxis]:
+        """Axes that may yet shrink; the places of a stack already count its rows, which are axis 0."""
+        found = [a for a in self.graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
+        stacks = {a.parameter for a in found if a.rows > 1}
+        return [a for a in found if a.axis > 0 or a.parameter not in stacks]
+
     def _fixed_sizes(self) -> Ids:
         """For each parameter the product of the present sizes of the axes that do not move."""
-        moving = {(a.parameter, a.axis) for a in self._moving}
+        moving = {(a.parameter, axis) for a in self._moving for axis in {a.axis, 0 if a.rows > 1 else a.axis}}
         sizes = []
         for name, dense in self.graph.shapes.items():
             shape = self.removal.shape(name, dense)
@@ -76,7 +82,7 @@ class Census:
         return sizes
 
     def _widths(self, dead: Ids) -> Ids:
-        """Present size of each moving axis."""
+        """Present number of places along each moving axis, those of all rows of a stack."""
         alive = np.concatenate([[0], np.cumsum(~dead[self._components])])
         return np.asarray(alive[self._starts[1:]] - alive[self._starts[:-1]], np.int64)
 
@@ -101,14 +107,26 @@ class Census:
 
     def removal_of(self, dead: Ids) -> Removal:
         """The removed indices of every parameter axis, over all rounds."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        removed: dict[str, dict[int, Ids]] = {}
-        for axis in self.graph.axes:
-            gone = np.flatnonzero(dead[axis.components])
-            if len(gone):
-                shapes[axis.parameter] = self.graph.shapes[axis.parameter]
-                removed.setdefault(axis.parameter, {})[axis.axis] = gone
-        return Removal(shapes, removed)
+        return removal_of(self.graph, dead)
+
+
+def removal_of(graph: CouplingGraph, dead: Ids) -> Removal:
+    """The removed indices of every parameter axis.
+
+    Args:
+        graph: the couples.
+        dead: components that are gone, and what follows from them, bool, shape ``[components]``.
+    """
+    removed: dict[str, dict[int, Ids]] = {}
+    for axis in graph.axes:
+        gone = np.flatnonzero(dead[axis.components])
+        if len(gone):
+            removed.setdefault(axis.parameter, {})[axis.axis] = gone
+    shapes = {name: graph.shapes[name] for name in removed}
+    stacked = {
+        a.parameter: a.axis for a in graph.axes if a.rows > 1 and a.axis in removed.get(a.parameter, {})
+    }
+    return Removal(shapes, removed, stacked)
 
 
 def units_of_kinds(graph: CouplingGraph, kinds: Sequence[str]) -> Ids:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
+import numpy as np
 
 from ecospa_fx.labels import Ids, Reason
 
@@ -67,9 +68,11 @@ class ParameterAxis:
     Attributes:
         parameter: name.
         axis: which axis.
-        components: component of each index, shape ``[size]``.
+        components: component of each index, shape ``[size]``; where each matrix of a stack has its own
+            choice, of each index in each matrix, shape ``[rows * size]``.
         role: ``"in"`` or ``"out"``.
         weight: whether the parameter is a matrix (or more), rather than a bias or a scale.
+        rows: number of matrices that choose for themselves, 1 for all alike.
     """
 
     parameter: str
@@ -77,6 +80,7 @@ class ParameterAxis:
     components: Ids
     role: str
     weight: bool
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,16 @@ class CouplingGraph:
 
     def __len__(self) -> int:
         return len(self.couples)
+
+    @property
+    def boxed(self) -> Ids:
+        """Segments whose parameters are boxes and hold equal counts: bool, shape ``[segments]``."""
+        boxed = np.zeros(len(self.bundle_of), bool)
+        for axis in self.axes:
+            if axis.rows > 1:
+                segments = self.segment_of[axis.components]
+                boxed[segments[segments >= 0]] = True
+        return boxed
 
     def of_kinds(self, kinds: tuple[str, ...] = DEFAULT_KINDS) -> tuple[Couple, ...]:
         """The couples of some kinds."""

@@ -59,6 +59,15 @@ class ParameterCut:
                 f"{self._count} entries kept of {self.old_shape} do not form a box of shape {self.new_shape}"
             )
         _ = self._slices  # where they differ, each has to form a box as well
+        object.__setattr__(self, "kept", self._compact())
+
+    def _compact(self) -> torch.Tensor:
+        """``kept`` without memory for what repeats: mostly a single axis becomes shorter."""
+        axes = [axis for axis, size in enumerate(self.old_shape) if size != self.new_shape[axis]]
+        if not self.is_product or len(axes) != 1:
+            return self.kept
+        shape = [-1 if axis == axes[0] else 1 for axis in range(self.kept.dim())]
+        return self.axis_kept(axes[0]).view(shape).expand(self.old_shape)
 
     @property
     def old_shape(self) -> tuple[int, ...]:

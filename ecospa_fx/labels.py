@@ -18,6 +18,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ecospa_fx.stacks import Stacks
+
 Ids = np.ndarray
 
 
@@ -176,6 +178,7 @@ class LabelSpace:
 
     size: int = 0
     reasons: list[Reason] = field(default_factory=list)
+    stacks: Stacks = field(default_factory=Stacks)
     _left: list[Ids] = field(default_factory=list)
     _right: list[Ids] = field(default_factory=list)
     _coarse: list[Ids] = field(default_factory=list)
@@ -198,6 +201,18 @@ class LabelSpace:
             self._slots.append((int(ids.flat[0]), self.size))
             self.tag(ids, Tag.SLOT)
         return ids
+
+    def stack(self, rows: int, width: int) -> Ids:
+        """New labels for the matrices of a stack, each of which chooses for itself: ``[rows, width]``."""
+        ids = self.fresh((rows, width))
+        self.stacks.add(int(ids.flat[0]), rows, width)
+        return ids
+
+    def agree(self, ids: Ids) -> None:
+        """All rows of a stack that ``ids`` stand for lose the same indices."""
+        one, rest = self.stacks.columns(np.unique(ids))
+        if len(one):
+            self.union(one, rest)
 
     def is_slot(self, ids: Ids) -> bool:
         """Whether labels were made by :meth:`slots`, told by the first of them."""
@@ -238,6 +253,9 @@ class LabelSpace:
         """Connected components of all unions; a cycle of implications is one component too."""
         none = np.zeros(0, np.int64)
         left, right = np.concatenate([none, *self._left]), np.concatenate([none, *self._right])
+        pinned = self.stacks.columns(np.unique(np.concatenate([none, *(ids for ids, _ in self._pins)])))
+        left, right = self.stacks.mirrored(left, right)
+        left, right = np.concatenate([left, pinned[0]]), np.concatenate([right, pinned[1]])
         coarse, fine = np.concatenate([none, *self._coarse]), np.concatenate([none, *self._fine])
         component = _components(self.size, left, right)
         component, coarse, fine = _condense(component, coarse, fine)
@@ -245,6 +263,8 @@ class LabelSpace:
         label_tags = np.zeros(self.size, np.int64)
         for ids, tag in self._tags:
             label_tags[ids] |= int(tag)
+        one, rest = self.stacks.columns(np.flatnonzero(label_tags))
+        label_tags[rest] |= label_tags[one]
         tags = np.zeros(count, np.int64)
         np.bitwise_or.at(tags, component, label_tags)
         pin = np.full(count, -1)

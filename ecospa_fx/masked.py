@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.cut import ParameterCut
 from ecospa_fx.removal import Removal
 from ecospa_fx.signature import state_leaves, unbind
 
@@ -48,6 +49,8 @@ class Difference:
 
 def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Removal) -> torch.Tensor:
     """A tensor of the dense shape with zeros where entries are gone."""
+    if name in removal.stacked:
+        return ParameterCut(removal.mask(name, dense), tuple(small.shape)).scatter(small)
     wide = small
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, dense[axis])).nonzero().flatten().to(small.device)
@@ -58,6 +61,9 @@ def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Remov
 
 def narrow(wide: torch.Tensor, name: str, removal: Removal) -> torch.Tensor:
     """The surviving entries of a dense tensor."""
+    if name in removal.stacked:
+        shape = tuple(wide.shape)
+        return ParameterCut(removal.mask(name, shape), removal.shape(name, shape)).apply(wide)
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, wide.shape[axis])).nonzero().flatten()
         wide = wide.index_select(axis, kept.to(wide.device))

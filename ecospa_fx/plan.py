@@ -268,8 +268,9 @@ def _settings(data: Any) -> PlanSettings:
 
 
 def _removal(data: Any) -> Removal:
-    _keys("the plan's removal", data, {"shapes", "removed"})
-    for name in ("shapes", "removed"):
+    _typed("the plan's removal", data, dict)
+    _keys("the plan's removal", {"stacked": {}, **data}, {"shapes", "removed", "stacked"})
+    for name in data:
         _typed(f"the removal's {name}", data[name], dict)
     try:
         return Removal.from_dict(data)

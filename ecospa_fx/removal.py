@@ -19,15 +19,23 @@ class Removal:
 
     Attributes:
         shapes: dense shape of every parameter that lost something.
-        removed: parameter name → axis → sorted dense indices that are gone.
+        removed: parameter name → axis → sorted dense indices that are gone. Along an axis of ``stacked``
+            they count through the rows, ``row * size + index``.
+        stacked: parameter name → the axis along which each matrix of a stack (each index of axis 0, an
+            expert or a head) has its own choice. All that are left keep equally many.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     removed: Mapping[str, Mapping[int, Ids]] = field(default_factory=dict)
+    stacked: Mapping[str, int] = field(default_factory=dict)
 
-    def kept(self, name: str, axis: int, size: int) -> Ids:
-        """Which indices of an axis are still there: bool, shape ``[size]``."""
-        alive = np.ones(size, bool)
+    def length(self, name: str, axis: int, dense: tuple[int, ...]) -> int:
+        """Number of places along an axis; along the axis of a stack those of all rows."""
+        return dense[axis] * (dense[0] if self.stacked.get(name) == axis else 1)
+
+    def kept(self, name: str, axis: int, length: int) -> Ids:
+        """Which places along an axis are still there: bool, shape ``[length]`` (see :meth:`length`)."""
+        alive = np.ones(length, bool)
         gone = self.removed.get(name, {}).get(axis)
         if gone is not None:
             alive[gone] = False
@@ -37,14 +45,19 @@ class Removal:
         """Which entries of a dense parameter are still there: bool, of ``shape``."""
         mask = torch.ones(shape, dtype=torch.bool)
         for axis in self.removed.get(name, {}):
-            line = torch.from_numpy(self.kept(name, axis, shape[axis]))
-            mask = mask & line.view([-1 if a == axis else 1 for a in range(len(shape))])
+            line = torch.from_numpy(self.kept(name, axis, self.length(name, axis, shape)))
+            along = (0, axis) if self.stacked.get(name) == axis else (axis,)
+            mask = mask & line.view([shape[a] if a in along else 1 for a in range(len(shape))])
         return mask
 
     def shape(self, name: str, dense: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a parameter after the removal."""
         gone = self.removed.get(name, {})
-        return tuple(n - len(gone.get(a, ())) for a, n in enumerate(dense))
+        shape = [n - len(gone.get(a, ())) for a, n in enumerate(dense)]
+        if (axis := self.stacked.get(name, -1)) in gone:
+            kept = self.kept(name, axis, self.length(name, axis, dense)).reshape(dense[0], -1)
+            shape[axis] = int(kept.sum(1).max())
+        return tuple(shape)
 
     def renamed(self, names: Mapping[str, str]) -> Removal:
         """The part of it that concerns some parameters.
@@ -56,12 +69,15 @@ class Removal:
         return Removal(
             {new: self.shapes[old] for new, old in found.items()},
             {new: self.removed[old] for new, old in found.items()},
+            {new: self.stacked[old] for new, old in found.items() if old in self.stacked},
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         removed = {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.removed.items()}
-        return {"shapes": {n: list(s) for n, s in self.shapes.items()}, "removed": removed}
+        shapes = {n: list(s) for n, s in self.shapes.items()}
+        stacked = {"stacked": dict(self.stacked)} if self.stacked else {}
+        return {"shapes": shapes, "removed": removed, **stacked}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Removal:
@@ -71,12 +87,34 @@ class Removal:
             PlanError: an axis or an index does not exist, or an axis would be left empty.
         """
         shapes = {n: tuple(int(x) for x in s) for n, s in data["shapes"].items()}
+        stacked = _stacked(data.get("stacked", {}), shapes)
         removed: dict[str, dict[int, Ids]] = {}
         for name, axes in data["removed"].items():
             if name not in shapes:
                 raise PlanError(f"the plan removes entries of {name!r} without giving its shape")
-            removed[name] = {int(a): _checked(name, shapes[name], int(a), i) for a, i in axes.items()}
-        return cls(shapes, removed)
+            removed[name] = {
+                int(a): _checked(name, shapes[name], int(a), i, stacked.get(name) == int(a))
+                for a, i in axes.items()
+            }
+        removal = cls(shapes, removed, stacked)
+        for name in stacked:
+            removal.check_rows(name)
+        return removal
+
+    def check_rows(self, name: str) -> None:
+        """Refuse a stack whose matrices would not form a box.
+
+        Raises:
+            PlanError: those that are left keep different counts, or nothing.
+        """
+        axis, dense = self.stacked[name], self.shapes[name]
+        counts = self.kept(name, axis, self.length(name, axis, dense)).reshape(dense[0], -1).sum(1)
+        counts = counts[self.kept(name, 0, dense[0])]
+        if counts.min() != counts.max() or not counts[0]:
+            raise PlanError(
+                f"the plan leaves {counts.min()} to {counts.max()} indices in the matrices of {name!r} along "
+                f"axis {axis}; all need equally many"
+            )
 
 
 def sorted_within(indices: Ids, size: int) -> bool:
@@ -84,15 +122,23 @@ def sorted_within(indices: Ids, size: int) -> bool:
     return bool((np.diff(indices) > 0).all() and (indices >= 0).all() and (indices < size).all())
 
 
-def _checked(name: str, shape: tuple[int, ...], axis: int, indices: Any) -> Ids:
+def _stacked(data: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    wrong = [n for n, a in data.items() if type(a) is not int or not 0 < a < len(shapes.get(n, ()))]
+    if wrong:
+        raise PlanError(f"the plan names stacks that do not exist: {', '.join(map(repr, wrong[:8]))}")
+    return dict(data)
+
+
+def _checked(name: str, shape: tuple[int, ...], axis: int, indices: Any, stacked: bool) -> Ids:
     if not 0 <= axis < len(shape):
         raise PlanError(f"the plan names axis {axis} of {name!r}, which has shape {list(shape)}")
+    length = shape[axis] * (shape[0] if stacked else 1)
     whole = isinstance(indices, list) and all(type(i) is int for i in indices)
     found = np.sort(np.asarray(indices if whole else [-1], dtype=np.int64))
-    if not sorted_within(found, shape[axis]):
+    if not sorted_within(found, length):
         raise PlanError(
-            f"the plan needs whole numbers, each once, within axis {axis} of {name!r} (size {shape[axis]})"
+            f"the plan needs whole numbers, each once, within axis {axis} of {name!r} (size {length})"
         )
-    if len(found) >= shape[axis]:
+    if len(found) >= length:
         raise PlanError(f"the plan would leave axis {axis} of {name!r} empty")
     return found

@@ -16,12 +16,11 @@ from ecospa_fx.caches import with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
-from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.analyse import analyse
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.kernels import kernels
 from ecospa_fx.passes.level import level
 from ecospa_fx.passes.open import open_signature
-from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.rewrite import rewrite
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.regions import regions
@@ -46,7 +45,7 @@ class Signature:
     def coupled(self) -> tuple[CouplingGraph, Analysis]:
         """Coupling graph and analysis, made when they are first asked for."""
         if self._coupled is None:
-            self._coupled = couple(propagate(self.program))
+            self._coupled = analyse(self.program)
         return self._coupled
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ecospa_fx.census import units_of_kinds
-from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
+from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph, ParameterAxis
 from ecospa_fx.labels import Ids
 from ecospa_fx.removal import Removal
 
@@ -17,6 +17,8 @@ from ecospa_fx.removal import Removal
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One axis of one parameter in its present size, as far as units lie on it.
+
+    Where each matrix of a stack has a choice of its own, ``size`` is that of all rows, one after the other.
 
     Attributes:
         parameter: name.
@@ -35,9 +37,11 @@ class Slice:
     across: int
     role: str
     weight: bool
+    stacked: bool = False
 
     def _others(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        return tuple(a for a in range(tensor.dim()) if a != self.axis)
+        kept = (0, self.axis) if self.stacked else (self.axis,)
+        return tuple(a for a in range(tensor.dim()) if a not in kept)
 
     def sums(self, tensor: torch.Tensor) -> Ids:
         """Sum over all axes but this one: float64, shape ``[size]``."""
@@ -73,7 +77,7 @@ def _wide(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _numpy(tensor: torch.Tensor) -> Ids:
-    return tensor.detach().double().cpu().numpy()
+    return tensor.detach().double().cpu().numpy().ravel()
 
 
 def slices(graph: CouplingGraph, removal: Removal, kinds: Sequence[str] = DEFAULT_KINDS) -> list[Slice]:
@@ -83,9 +87,20 @@ def slices(graph: CouplingGraph, removal: Removal, kinds: Sequence[str] = DEFAUL
     for axis in graph.axes:
         if units[axis.components].any():
             dense = graph.shapes[axis.parameter]
-            kept = axis.components[removal.kept(axis.parameter, axis.axis, len(axis.components))]
+            kept = axis.components[_present(axis, removal)]
             couples = np.where(units[kept], graph.couple_of[kept], -1)
             shape = removal.shape(axis.parameter, dense)
-            across = int(np.prod(shape)) // max(shape[axis.axis], 1)
-            found.append(Slice(axis.parameter, axis.axis, kept, couples, across, axis.role, axis.weight))
+            across = int(np.prod(shape)) // max(len(kept), 1)
+            stacked = axis.rows > 1
+            found.append(
+                Slice(axis.parameter, axis.axis, kept, couples, across, axis.role, axis.weight, stacked)
+            )
     return found
+
+
+def _present(axis: ParameterAxis, removal: Removal) -> Ids:
+    """Which places of an axis are still there: bool, of the shape of its components."""
+    kept = removal.kept(axis.parameter, axis.axis, len(axis.components))
+    if axis.rows > 1:
+        kept = (kept.reshape(axis.rows, -1) & removal.kept(axis.parameter, 0, axis.rows)[:, None]).ravel()
+    return kept

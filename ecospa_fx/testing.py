@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
+from ecospa_fx import census
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import DEFAULT_KINDS
 from ecospa_fx.errors import RuleError, VerifyError
@@ -205,9 +206,10 @@ def random_removal(
         alive = [np.flatnonzero((graph.segment_of == s) & ~dead) for s in segments]
         if alive[0].size and graph.couples[graph.couple_of[alive[0][0]]].kind in kinds:
             fewest = min(len(units) for units in alive)
+            free = ragged and not graph.boxed[segments[0]]
             for units in alive:
-                share = 2 * fraction * rng.random() if ragged else fraction
-                most = (len(units) if ragged else fewest) - 1
+                share = 2 * fraction * rng.random() if free else fraction
+                most = (len(units) if free else fewest) - 1
                 count = min(int((most + 1) * share), most)
                 dead[rng.permutation(units)[:count]] = True
     return removal_of(compiled, dead)
@@ -215,14 +217,7 @@ def random_removal(
 
 def _gone(compiled: CompiledModel) -> Ids:
     """Components that were removed before."""
-    analysis = compiled.analysis
-    dead = np.zeros(analysis.partition.num_components, bool)
-    for name, axes in compiled.removal.removed.items():
-        for axis, indices in axes.items():
-            ids = analysis.labels[name][axis]
-            if ids is not None:
-                dead[analysis.partition.component[ids[indices]]] = True
-    return dead
+    return census.dead_components(compiled.couplings, compiled.removal)
 
 
 def removal_of(compiled: CompiledModel, dead: Ids) -> Removal:
@@ -233,12 +228,7 @@ def removal_of(compiled: CompiledModel, dead: Ids) -> Removal:
         dead: bool, one per component of the model's labels; what is made of dead units only goes as well.
     """
     dead = compiled.analysis.partition.close(dead)
-    removed: dict[str, dict[int, Ids]] = {}
-    for axis in compiled.couplings.axes:
-        gone = np.flatnonzero(dead[axis.components])
-        if len(gone):
-            removed.setdefault(axis.parameter, {})[axis.axis] = gone
-    return Removal({name: compiled.couplings.shapes[name] for name in removed}, removed)
+    return census.removal_of(compiled.couplings, dead)
 
 
 def assert_equals_masked(

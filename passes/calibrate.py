@@ -54,9 +54,10 @@ class Calibration:
         """For each component of ``analysis`` the one of ``graph`` that holds the same parameter entries."""
         same = np.full(analysis.partition.num_components, -1)
         for axis in self.graph.axes:
-            ids = analysis.labels.get(axis.parameter, ())
-            if axis.axis < len(ids) and ids[axis.axis] is not None:
-                same[analysis.partition.component[ids[axis.axis]]] = axis.components
+            ids = analysis.labels.get(axis.parameter, ())[axis.axis : axis.axis + 1]
+            for own in ids:
+                if own is not None:
+                    same[analysis.partition.component[own.ravel()]] = axis.components
         return same
 
     def result(self) -> ActivationStatistics:

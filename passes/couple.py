@@ -63,17 +63,30 @@ class _Rows:
 def _rows(analysis: Analysis) -> Iterator[_Rows]:
     """Every joint array once, however many values carry it."""
     seen: set[Any] = set()
+    for ids in _boxes(analysis):
+        components = analysis.partition.component[ids]
+        key = (ids.shape, components.tobytes())
+        if key not in seen:
+            seen.add(key)
+            yield _Rows(ids, components)
+
+
+def _boxes(analysis: Analysis) -> Iterator[Ids]:
+    """Label arrays whose rows must keep equal counts, ``[rows, width]``."""
+    stacks, seen = analysis.space.stacks, set()
     for value in analysis.leaves():
         for array in value.arrays:
-            if len(array.axes) > 1 and id(array.ids) not in seen:
-                seen.add(id(array.ids))
-                ids = np.moveaxis(array.ids, value.inner(array), -1)
-                ids = ids.reshape(-1, ids.shape[-1])
-                components = analysis.partition.component[ids]
-                key = (ids.shape, components.tobytes())
-                if key not in seen:
-                    seen.add(key)
-                    yield _Rows(ids, components)
+            if id(array.ids) in seen:
+                continue
+            seen.add(id(array.ids))
+            every = stacks.every_row(array.ids)
+            if len(array.axes) > 1 or every is not None:
+                ids = np.moveaxis(array.ids if every is None else every, value.inner(array) - value.rank, -1)
+                yield ids.reshape(-1, ids.shape[-1])
+    for part in stacks.parts:
+        every = stacks.every_row(part)
+        if every is not None and part.size:
+            yield every
 
 
 def _hashes(rng: np.random.Generator, count: int) -> Ids:
@@ -107,8 +120,12 @@ class _Builder:
         for name, axes in self.analysis.labels.items():
             for axis, ids in enumerate(axes):
                 if ids is not None:
-                    role = "in" if self.partition.label_tags[ids[0]] & Tag.CONTRACTED else "out"
-                    yield ParameterAxis(name, axis, self.partition.component[ids], role, len(axes) > 1)
+                    role = "in" if self.partition.label_tags[ids.flat[0]] & Tag.CONTRACTED else "out"
+                    components = self.partition.component[ids.ravel()]
+                    rows = len(ids) if ids.ndim > 1 else 1
+                    yield ParameterAxis(
+                        name, axis, components, role, len(axes) > (1 if rows == 1 else 2), rows
+                    )
 
     def _tags(self) -> Ids:
         tags = self.partition.tags.copy()
@@ -278,7 +295,7 @@ class _Builder:
         outer[self.partition.coarse] = True
         for axis in self.axes:
             stuck = axis.components[~self.units[axis.components]]
-            stuck = stuck[~outer[stuck]]
+            stuck = stuck[~outer[stuck] | (self.partition.pin[stuck] >= 0)]
             if len(stuck):
                 pins = self.partition.pin[stuck]
                 worst = int(np.bincount(pins[pins >= 0]).argmax()) if (pins >= 0).any() else -1

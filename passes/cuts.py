@@ -8,7 +8,6 @@ import numpy as np
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import PlanError
-from ecospa_fx.labels import Ids
 from ecospa_fx.masked import narrow
 from ecospa_fx.removal import Removal, sorted_within
 
@@ -47,19 +46,26 @@ def _strangers(removal: Removal, shapes: Shapes) -> list[str]:
     ] + [
         f"axis {axis} of {name} has no such indices, or would be left empty"
         for name, axes in removal.removed.items()
-        for axis, gone in axes.items()
-        if name in shapes and not _fits(gone, axis, shapes[name])
+        for axis in axes
+        if name in shapes and not _fits(removal, name, axis, shapes[name])
     ]
 
 
-def _fits(gone: Ids, axis: int, shape: tuple[int, ...]) -> bool:
+def _fits(removal: Removal, name: str, axis: int, shape: tuple[int, ...]) -> bool:
     """Whether indices are sorted, exist, and leave something."""
-    return 0 <= axis < len(shape) and sorted_within(gone, shape[axis]) and len(gone) < shape[axis]
+    if not 0 <= axis < len(shape):
+        return False
+    gone, length = removal.removed[name][axis], removal.length(name, axis, shape)
+    return sorted_within(gone, length) and len(gone) < length
 
 
 def _revived(before: Removal, after: Removal) -> list[str]:
     none = np.zeros(0, np.int64)
     return [
+        f"it chooses the indices of {name} in another way than what is gone already"
+        for name in before.removed
+        if before.stacked.get(name) != after.stacked.get(name)
+    ] + [
         f"it keeps entries of {name} (axis {axis}) that are gone already; plans are cumulative"
         for name, axes in before.removed.items()
         for axis, gone in axes.items()

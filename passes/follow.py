@@ -22,7 +22,11 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
     for name, axes in analysis.labels.items():
         for axis, ids in enumerate(axes):
             if ids is not None and axis in removal.removed.get(name, {}):
-                dead[ids] = ~removal.kept(name, axis, len(ids))
+                gone = _gone(removal, name, axis, analysis.program.parameters[name])
+                if gone.ndim > ids.ndim:
+                    torn += [name] * bool((gone != gone[:1]).any())
+                    gone = gone[0]
+                dead[ids] = gone
     components = np.zeros(partition.num_components, bool)
     components[partition.component[dead]] = True
     components = partition.close(components)
@@ -38,6 +42,12 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
             f"{', '.join(dict.fromkeys(torn))[:300]}"
         )
     return np.asarray(components[partition.component])
+
+
+def _gone(removal: Removal, name: str, axis: int, shape: tuple[int, ...]) -> Ids:
+    """Which indices of an axis are gone; for a stack with a choice of its own in each matrix, row by row."""
+    gone = ~removal.kept(name, axis, removal.length(name, axis, shape))
+    return gone.reshape(shape[0], -1) if removal.stacked.get(name) == axis else gone
 
 
 def _holds(axes: tuple[Ids | None, ...], partition: Partition, components: Ids) -> bool:

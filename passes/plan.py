@@ -68,9 +68,11 @@ def plan(graph: CouplingGraph, partition: Partition, removal: Removal, unit_scor
 
 
 def _in_bundles(graph: CouplingGraph, removal: Removal, settings: PlanSettings) -> CouplingGraph:
-    """The graph; with ragged heads each segment goes its own way."""
+    """The graph; with ragged heads each segment goes its own way, but for those of one box of a parameter."""
     if settings.heads == "ragged":
-        return replace(graph, bundle_of=np.arange(len(graph.bundle_of)))
+        own = int(graph.bundle_of.max(initial=-1)) + 1 + np.arange(len(graph.bundle_of))
+        own = np.where(graph.boxed, graph.bundle_of, own)
+        return replace(graph, bundle_of=np.unique(own, return_inverse=True)[1].ravel())
     if settings.layout == "native":
         graph = replace(graph, bundle_of=_over_layers(graph))
     alive = (graph.segment_of >= 0) & ~dead_components(graph, removal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ecospa_fx.errors import AnalysisError
 from ecospa_fx.functions import CUSTOM_FUNCTION
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
 from ecospa_fx.passes.normalise import writes
+from ecospa_fx.passes.routing import Routing
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Arrays, Call, nature_of
@@ -28,28 +29,30 @@ from ecospa_fx.sizes import hint, static
 _TORCH = torch.__path__[0]
 
 
-def propagate(program: Program) -> Analysis:
+def propagate(program: Program, stacked: Mapping[str, int] | None = None) -> Analysis:
     """Run labels through the graph.
 
     Args:
         program: the captured program.
+        stacked: parameter → axis along which each of its matrices has labels of its own.
 
     Returns:
         Labels of every node and their resolved partition. Cost is linear in nodes and labels.
     """
-    return Interpreter(program).run()
+    return Interpreter(program, stacked).run()
 
 
 class Interpreter:
     """Runs the rules of a program's operators on label arrays, node by node."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, stacked: Mapping[str, int] | None = None) -> None:
+        self.program, self.stacked = program, stacked or {}
         self.space = LabelSpace()
         self.values: dict[fx.Node, Any] = {}
         self.calls: dict[fx.Node, Call] = {}
         self.labels: dict[str, tuple[np.ndarray | None, ...]] = {}
         self.unknown: Counter[str] = Counter()
+        self.routing = Routing(self.space, self.values)
 
     def run(self) -> Analysis:
         """Visit every node, then resolve what was found."""
@@ -86,22 +89,31 @@ class Interpreter:
             self.values[node] = bare_value(tensor, node.meta.get("nature", Nature.CONSTANT))
             return
         if name not in self.labels:
-            self.labels[name] = tuple(self._axis_labels(n) for n in tensor.shape)
-        rank = tensor.dim()
+            self.labels[name] = self._labels(name, tensor.shape)
         arrays = []
         for axis, ids in enumerate(self.labels[name]):
             if ids is not None:
-                arrays.append(LabelArray(ids.reshape([-1 if a == axis else 1 for a in range(rank)])))
+                along = (0, axis) if ids.ndim > 1 else (axis,)
+                arrays.append(
+                    LabelArray(ids.reshape([n if a in along else 1 for a, n in enumerate(tensor.shape)]))
+                )
         self.values[node] = replace(bare_value(tensor, Nature.WEIGHT), arrays=tuple(arrays))
 
-    def _axis_labels(self, size: int) -> np.ndarray | None:
-        return self.space.fresh((size,)) if size > 1 else None
+    def _labels(self, name: str, shape: torch.Size) -> tuple[np.ndarray | None, ...]:
+        """Labels for every axis; the matrices of a stack have their own along one axis, and go with them."""
+        labels = [self.space.fresh((n,)) if n > 1 else None for n in shape]
+        if (axis := self.stacked.get(name)) is not None:
+            rows, own = self.space.slots((shape[0],)), self.space.stack(shape[0], shape[axis])
+            self.space.imply(rows[:, None], own)
+            labels[0], labels[axis] = rows, own
+        return tuple(labels)
 
     def _call_function(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             source = self.values.get(node.args[0])  # type: ignore[arg-type]
             if isinstance(source, tuple):
                 self.values[node] = source[node.args[1]]  # type: ignore[index]
+                self.routing.item(node)
             return
         outputs = _outputs(node)
         args = named_arguments(node, lambda n: self.values.get(n, _plain(n)))
@@ -110,6 +122,7 @@ class Interpreter:
         call.outputs = tuple(replace(o, nature=nature) for o in outputs)
         self.calls[node] = call
         flows = self._flow(node, call)
+        self.routing.follow(node, call)
         result = tuple(
             replace(o, arrays=self._finish(call, f, o)) for o, f in zip(call.outputs, flows, strict=True)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ecospa_fx.labels import Ids, LabelArray, LabelSpace, Nature, Reason, Tag, Value
@@ -58,6 +58,7 @@ class Call:
         source: the user's own line.
         joins: operands that must line up after a removal (filled by the rule).
         picks: selections along an axis (filled by the rule).
+        routed_by: the argument that picks matrices of a stack by number (filled by the rule).
     """
 
     target: str
@@ -68,6 +69,7 @@ class Call:
     source: str = ""
     joins: list[Join] = field(default_factory=list)
     picks: list[Pick] = field(default_factory=list)
+    routed_by: str = ""
 
     @property
     def out(self) -> Value:
@@ -103,6 +105,18 @@ class Call:
         """Note ``tag`` on the labels of ``arrays``."""
         for array in arrays:
             self.space.tag(array.ids, tag)
+
+    def routed(self, value: Value, by: str) -> Value:
+        """``value`` with the labels of its first matrix, which stand for whichever ``by`` picks."""
+        stacks = self.space.stacks
+        found = [a for a in value.arrays if len(a.axes) == 2 and 0 in a.axes and stacks.holds(a.ids)]
+        if not found:
+            return value
+        self.routed_by = by
+        for array in found:
+            stacks.route(array.ids)
+        first = tuple(LabelArray(a.ids.take([0], 0), a.zero) for a in found)
+        return replace(value, arrays=(*(a for a in value.arrays if a not in found), *first))
 
     def slots(self, shape: Sequence[int], zero: bool) -> LabelArray:
         """Fresh labels for outer indices; they own no parameter entry."""

@@ -23,14 +23,18 @@ def _aligned(site: Site) -> None:
 @rule("aten._grouped_mm.default", rewrite=_aligned)
 @rule("transformers.grouped_mm_fallback.default")
 def grouped_mm(call: Call) -> Arrays:
-    """``out[t] = x[t] @ w[expert(t)]``: experts share the units of their hidden axis."""
+    """``out[t] = x[t] @ w[expert(t)]``: the labels of the first expert stand for those of each."""
     names = list(call.args)
     x, w = call.args[names[0]], call.args[names[1]]
     offsets = call.get("offs")
     if x.rank != 2 or w.rank != 3 or offsets is None or call.get("bias") is not None:
         call.pin((a for v in call.values() for a in v.arrays), "a grouped product of another form")
         return ()
-    call.pin(w.on(0), "the router picks experts by number")
+    one = call.routed(w, "offs")
+    call.pin(one.on(0), "the router picks experts by number")
     call.pin(x.on(0), "rows are routed to experts")
-    matrix = replace(w, shape=(1, *w.shape[1:]), arrays=tuple(a for a in w.arrays if 0 not in a.axes))
-    return contract(call, "ti,eio->to", (names[0], x), (names[1], matrix))
+    matrix = replace(one, shape=(1, *w.shape[1:]), arrays=tuple(a for a in one.arrays if 0 not in a.axes))
+    arrays = contract(call, "ti,eio->to", (names[0], x), (names[1], matrix))
+    if call.routed_by:
+        call.joins.clear()  # what the experts keep lines up expert by expert
+    return arrays

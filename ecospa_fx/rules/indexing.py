@@ -75,6 +75,8 @@ def index(call: Call) -> Arrays:
     if region is None:
         return _refused(call)
     call.pin(_indices(call), "used as indices")
+    if region.indexed == (0,):
+        x = call.routed(x, "indices")
 
     def moved(array: LabelArray) -> LabelArray:
         shape = [1 if a is None else array.ids.shape[a] for a in region.axes]
@@ -161,8 +163,9 @@ def scatter_value(call: Call) -> Arrays:
 def index_select(call: Call) -> Arrays:
     """Slices of one axis by number."""
     call.pin(call.value("index").arrays, "used as indices")
-    arrays = spared(call, call.value("self"), [call.axis()], _BY_NUMBER)
-    _note_matrices(call, call.value("self"), arrays)
+    x = call.routed(call.value("self"), "index") if call.axis() == 0 else call.value("self")
+    arrays = spared(call, x, [call.axis()], _BY_NUMBER)
+    _note_matrices(call, x, arrays)
     return arrays
 
 

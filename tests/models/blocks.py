@@ -169,7 +169,7 @@ class Convolutional(FeedForward):
 
 
 class StackedExperts(FeedForward):
-    """Every expert sees every token; their weights stand in one tensor, so they share their units."""
+    """Every expert sees every token; their weights stand in one tensor."""
 
     def more(self) -> None:
         self.router = nn.Linear(WIDTH, EXPERTS)
@@ -263,7 +263,7 @@ FEED_FORWARDS = {
     "normed": hidden(Normed),
     "root-mean-square": hidden(RootMeanSquare),
     "convolutional": hidden(Convolutional, {"conv": HIDDEN}),
-    "stacked-experts": hidden(StackedExperts),
+    "stacked-experts": hidden(StackedExperts, {"ffn": EXPERTS * HIDDEN}),
     "listed-experts": hidden(ListedExperts, {"ffn": EXPERTS * HIDDEN}),
     "low-rank": hidden(LowRank, {"ffn": HIDDEN, "lowrank": RANK}),
     "in-place": hidden(InPlace),

@@ -50,14 +50,11 @@ class Config:
     def units(self) -> Counter[str]:
         """How many units of each kind the model must offer."""
         pairs = {"none": self.head_dim, "partial": self.head_dim - 2}.get(self.rope, self.head_dim // 2)
-        agree = (
-            self.projection == "einsum"
-        )  # a parameter [heads, dim, width] is a box: heads keep the same dims
-        heads = 1 if self.qk_norm == "layer" or agree else self.kv_heads
+        heads = 1 if self.qk_norm == "layer" else self.kv_heads
         blocks = 1 if self.shared else self.layers
         own, across = blocks * (2 if self.cross else 1), blocks * self.cross
         found = Counter(qk=heads * (own * pairs + across * self.head_dim))
-        found["vo"] = (own + across) * (1 if agree else self.kv_heads) * self.head_dim
+        found["vo"] = (own + across) * self.kv_heads * self.head_dim
         if self.activation != "maxout":
             found["ffn"] = own * self.hidden
         if self.lora:

@@ -189,9 +189,10 @@ def whisper() -> Family:
 
 
 def mixtral(experts: str = "grouped_mm") -> Family:
-    """Experts; all of a layer keep the same units."""
+    """Experts, each with hidden units of its own."""
     changes = {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}
     made = causal("Mixtral", rotary(10), UPCAST, **changes, experts_implementation=experts)
+    made = replace(made, units={**made.units, "ffn": 3 * made.units["ffn"]})
     return made if experts == "batched_mm" else replace(made, tolerance=SINGLE, dtype=torch.float32)
 
 
@@ -203,7 +204,7 @@ def deepseek_v3() -> Family:
         topk_group=1, num_experts_per_tok=2, num_key_value_heads=6,
     )  # fmt: skip
     layers, heads, dense = config.num_hidden_layers, config.num_attention_heads, config.first_k_dense_replace
-    routed = 1 + config.n_shared_experts
+    routed = config.n_routed_experts + config.n_shared_experts
     units = {
         "qk": layers * (heads * config.qk_nope_head_dim + rotary(config.qk_rope_head_dim)),
         "vo": layers * heads * config.v_head_dim,

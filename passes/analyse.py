@@ -1,0 +1,23 @@
+"""Analyse: from a program to its labels and its couples."""
+
+from __future__ import annotations
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.passes.couple import couple
+from ecospa_fx.passes.propagate import propagate
+from ecospa_fx.passes.stacks import stacked_axes
+from ecospa_fx.program import Analysis, Program
+
+
+def analyse(program: Program) -> tuple[CouplingGraph, Analysis]:
+    """Find the couples of a program; matrices of a stack choose for themselves where they can.
+
+    Args:
+        program: the captured program.
+
+    Returns:
+        The coupling graph, and the analysis that it holds for.
+    """
+    graph, analysis = couple(propagate(program))
+    stacked = stacked_axes(analysis, graph)
+    return couple(propagate(program, stacked)) if stacked else (graph, analysis)

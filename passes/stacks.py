@@ -1,0 +1,104 @@
+"""Stacks: which parameters hold matrices (experts, heads) that can each lose indices of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+
+import numpy as np
+from torch import fx
+
+from ecospa_fx.coupling import CouplingGraph
+from ecospa_fx.labels import Tag
+from ecospa_fx.passes.routing import short_name
+from ecospa_fx.program import Analysis
+
+_SAME_MATRICES = frozenset(
+    {"transpose", "permute", "swapaxes", "mT", "to", "_to_copy", "clone", "contiguous"}
+)
+_TAKES_MATRICES = frozenset(
+    {"grouped_mm_fallback", "_grouped_mm", "bmm", "matmul", "baddbmm", "einsum"}
+    | {"select", "unbind", "index", "_unsafe_index", "index_select"}
+)
+_TAKES_ROWS = frozenset({"select", "unbind", "index", "_unsafe_index", "index_select", "unsqueeze", "add"})
+
+
+def stacked_axes(analysis: Analysis, graph: CouplingGraph) -> dict[str, int]:
+    """Find the axes along which each matrix of a stack can choose for itself.
+
+    In a first analysis an axis has one label per index, which all matrices share. Where a parameter is
+    only used matrix by matrix, and such an axis is one of hidden units, a second analysis gives each matrix
+    labels of its own.
+
+    Args:
+        analysis: the first analysis.
+        graph: its couples.
+
+    Returns:
+        Parameter name → axis; at most one for each parameter.
+    """
+    uses = _uses(analysis)
+    found = dict(_matrices(analysis, graph, uses))
+    biases = {n for n, used in uses.items() if len(analysis.labels[n]) == 2 and used <= _TAKES_ROWS}
+    rows = _rows(analysis, found, biases)
+    found = {n: a for n, a in found.items() if (rows[_on(analysis, n, a)] > 0).all()}
+    shapes = analysis.program.parameters
+    return found | {
+        n: 1 for n in biases if (rows[_on(analysis, n, 1)] == shapes[n][0]).all() and shapes[n][0] > 1
+    }
+
+
+def _matrices(
+    analysis: Analysis, graph: CouplingGraph, uses: Mapping[str, set[str]]
+) -> Iterator[tuple[str, int]]:
+    residual = np.array([c.kind == "residual" for c in graph.couples] + [True])
+    for name, used in uses.items():
+        shape = analysis.program.parameters[name]
+        if len(shape) == 3 and shape[0] > 1 and used <= _TAKES_MATRICES:
+            free = [
+                a
+                for a in (1, 2)
+                if not residual[graph.couple_of[_on(analysis, name, a)]].all()
+                and _summed(analysis, name, a) >= _summed(analysis, name, 0)
+            ]
+            if free:
+                yield name, max(free, key=lambda a: shape[a])
+
+
+def _summed(analysis: Analysis, name: str, axis: int) -> bool:
+    """Whether a product sums over an axis: over that of the matrices only together with the hidden one."""
+    ids = analysis.labels[name][axis]
+    return ids is not None and bool(analysis.partition.label_tags[ids[0]] & Tag.CONTRACTED)
+
+
+def _rows(analysis: Analysis, found: Mapping[str, int], biases: Container[str]) -> np.ndarray:
+    """How many matrices share each component, where only stacks of one height do; else 0 or less."""
+    rows = np.zeros(analysis.partition.num_components, np.int64)
+    for name, labels in analysis.labels.items():
+        for axis in range(len(labels)) if len(labels) > 1 and name not in biases else ():
+            on = _on(analysis, name, axis)
+            own = analysis.program.parameters[name][0] if found.get(name) == axis else -1
+            rows[on] = np.where((rows[on] == 0) | (rows[on] == own), own, -1)
+    return rows
+
+
+def _on(analysis: Analysis, name: str, axis: int) -> np.ndarray:
+    ids = analysis.labels[name][axis]
+    return np.zeros(0, np.int64) if ids is None else analysis.partition.component[ids]
+
+
+def _uses(analysis: Analysis) -> dict[str, set[str]]:
+    """Short names of the operators that read each parameter, seen through those that keep its matrices."""
+    found: dict[str, set[str]] = {}
+    for node in analysis.program.graph.nodes:
+        if node.op == "get_attr" and str(node.target) in analysis.labels:
+            found.setdefault(str(node.target), set()).update(_readers(node))
+    return found
+
+
+def _readers(node: fx.Node) -> Iterator[str]:
+    for user in node.users:
+        name = short_name(user.target) if user.op == "call_function" else user.op
+        if name in _SAME_MATRICES:
+            yield from _readers(user)
+        else:
+            yield name
