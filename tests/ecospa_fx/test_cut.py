@@ -183,3 +183,14 @@ def test_collapse_of_dependent_indices_is_refused() -> None:
     cut = ParameterCut(torch.tensor([[True, False], [False, True]]), (2, 1))
     with pytest.raises(RewriteError, match="do not form a box"):
         cut.collapse(0)
+
+
+def test_a_mask_that_repeats_takes_no_memory() -> None:
+    rows = torch.tensor([True, False, True])
+    mask = rows[:, None].expand(3, 5).clone()
+    one = ParameterCut(mask, (2, 5))
+    assert one.kept.untyped_storage().nbytes() == 3
+    assert torch.equal(one.kept, mask)
+    assert torch.equal(one.collapse(1).kept, rows[:, None])
+    mask[:, 1] = False
+    assert torch.equal(ParameterCut(mask, (2, 4)).kept, mask)
