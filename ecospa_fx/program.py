@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class Analysis:
         partition: which labels die together.
         unknown: operators without a rule, with how often they occur.
         space: the facts that the partition was resolved from.
+        picked: values that stand for those of whichever expert the input picks → the node that picks it.
     """
 
     program: Program
@@ -73,6 +74,7 @@ class Analysis:
     partition: Partition
     unknown: Mapping[str, int]
     space: LabelSpace
+    picked: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
     def tied(self, pairs: Iterable[tuple[Ids, Ids]]) -> Analysis:
         """The same analysis with more labels united."""

@@ -14,6 +14,7 @@ from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.executable import Executable
 from ecospa_fx.labels import Ids, LabelArray, Nature, Tag, Value
 from ecospa_fx.layout import Layout, layout_of
+from ecospa_fx.passes.expert_energy import consumed_by_expert
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
 from ecospa_fx.rules.call import Call, Join
@@ -73,10 +74,17 @@ class _Probe(fx.Interpreter):
         self.analysis = analysis
         self.dead = dead
         self.sums = {n: np.zeros(analysis.partition.num_components) for n in ("consumed", "left", "right")}
+        self.picks: dict[fx.Node, Any] = dict.fromkeys(analysis.picked.values())
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and measure if it contracts units."""
-        dense = n.meta.get("dense")
+        self._look(n, n.meta.get("dense"))
+        result = super().run_node(n)
+        if n.meta.get("dense") in self.picks:
+            self.picks[n.meta["dense"]] = result
+        return result
+
+    def _look(self, n: fx.Node, dense: fx.Node | None) -> None:
         call = self.analysis.calls.get(dense) if dense is not None and dense.target is n.target else None
         if call is not None:
             values = named_arguments(n, self.env.__getitem__)
@@ -84,7 +92,14 @@ class _Probe(fx.Interpreter):
                 self._dot(call, values, ("query", "key"))
             for join in call.joins:
                 self._measure(call, join, values)
-        return super().run_node(n)
+            if dense is not None and dense in self.analysis.picked:
+                self._by_expert(call, values, self.picks[self.analysis.picked[dense]])
+
+    def _by_expert(self, call: Call, values: Mapping[str, Any], picks: torch.Tensor) -> None:
+        found = consumed_by_expert(self.analysis, self.dead, call, values, picks)
+        if found is not None:
+            components, energy = (array.ravel() for array in found)
+            self.sums["consumed"] += np.bincount(components, energy, minlength=len(self.sums["consumed"]))
 
     def _measure(self, call: Call, join: Join, values: Mapping[str, Any]) -> None:
         if len(join.operands) != 2 or join.gather:

@@ -60,8 +60,9 @@ class Interpreter:
             getattr(self, f"_{node.op}")(node)
         partition = self.space.resolve()
         return Analysis(
-            self.program, self.values, self.calls, self.labels, partition, dict(self.unknown), self.space
-        )
+            self.program, self.values, self.calls, self.labels, partition, dict(self.unknown), self.space,
+            self.routing.picked,
+        )  # fmt: skip
 
     def _placeholder(self, node: fx.Node) -> None:
         value = node.meta.get("val")

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import ecospa_fx
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.passes.score import score
 from ecospa_fx.planning import calibrated
 from ecospa_fx.scores import ActivationStatistics, ScoreContext
+from tests.models.experts import Einsum, Experts, Gathered, Interleaved, Selected
 
 X = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -137,3 +139,35 @@ def test_calibration_through_the_front_door() -> None:
     expected = activation(model, measured(model, X))[model.couplings.couples[0].units]
     gone = np.setdiff1d(np.arange(9), np.flatnonzero(plan.removal.kept("up.weight", 0, 9)))
     assert set(gone) == set(np.argsort(expected)[: len(gone)])
+
+
+@pytest.mark.parametrize("kind", [Gathered, Selected, Einsum, Interleaved])
+def test_each_expert_s_units_by_the_tokens_that_it_sees(kind: type[Experts]) -> None:
+    torch.manual_seed(0)
+    block, x = kind().double(), torch.randn(11, 12, dtype=torch.float64)
+    if not isinstance(block, Gathered):
+        torch.nn.init.zeros_(block.up_bias)
+    model = ecospa_fx.compile(block, args=(x,))
+    _, chosen = block.chosen(x)
+    for expert, couple in enumerate(model.couplings.couples):
+        h = block.gated(F.linear(x, block.up[expert], block.up_bias[expert]))
+        seen = (chosen == expert).any(1).unsqueeze(1)
+        energy = (h * seen).square().sum(0) / chosen.numel() * block.down[expert].square().sum(0)
+        found = measured(model, x).consumed[couple.units]
+        assert found == pytest.approx(energy.detach().numpy(), rel=1e-5)
+
+
+def test_experts_of_a_grouped_product() -> None:
+    config = MixtralConfig(
+        vocab_size=30, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=3,
+    )  # fmt: skip
+    both = []
+    for spelling in ("grouped_mm", "batched_mm"):
+        torch.manual_seed(0)
+        block = MixtralForCausalLM(config).eval()
+        block.set_experts_implementation(spelling)
+        model = ecospa_fx.compile(block, kwargs={"input_ids": torch.arange(20).view(2, 10)})
+        both.append(calibrated(model, [{"input_ids": torch.arange(20).view(2, 10)}]).consumed)
+    assert both[0] == pytest.approx(both[1], rel=1e-4)
+    assert (both[0] > 0).sum() > 48
