@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from ecospa_fx.errors import RewriteError, ScheduleError
+from ecospa_fx.errors import ScheduleError
 from ecospa_fx.labels import Ids
 
 T = TypeVar("T")
@@ -85,19 +85,25 @@ def agree(what: str, value: Any, group: dist.ProcessGroup | None = None) -> None
         )
 
 
-def check_whole(parameters: Mapping[str, torch.Tensor]) -> None:
-    """Refuse parameters of which this rank holds a part only.
+class Attempt:
+    """Work that may fail on one rank between collectives, in which that rank takes part nevertheless."""
 
-    Raises:
-        RewriteError: some are DTensors, as ``fully_shard`` makes them.
-    """
-    sharded = [n for n, p in parameters.items() if type(p.detach()).__name__ == "DTensor"]
-    if sharded:
-        more = f" and {len(sharded) - 3} more" if len(sharded) > 3 else ""
-        raise RewriteError(
-            f"{', '.join(map(repr, sharded[:3]))}{more}: sharded over ranks (DTensor), which cannot be cut "
-            "yet. Sparsify before fully_shard, or train with DistributedDataParallel"
-        )
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    def __call__(self, work: Callable[[], Any]) -> Any:
+        """Do it, unless something has failed before; a failure is kept."""
+        if self.failure is None:
+            try:
+                return work()
+            except Exception as error:
+                self.failure = error
+        return torch.empty(0)
+
+    def check(self) -> None:
+        """Raise what has failed."""
+        if self.failure is not None:
+            raise self.failure
 
 
 def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -24,21 +23,26 @@ _WRAPPED = ("_checkpoint_wrapped_module", "_orig_mod")  # CheckpointWrapper, tor
 _STACKS = (nn.ModuleList, nn.Sequential)
 
 
-@dataclass(frozen=True, eq=False)
 class Stage:
     """One call of a block.
 
-    Attributes:
+    It is no dataclass, for ``fully_shard`` looks for tensors in those among a module's arguments.
+
+    Args:
         table: the dict of submodules in which the block lies, or what the user has wrapped around it.
         leaf: its key there.
         module: the graph of the call.
         places: where the tensors lie that the graph takes ahead of the values from outside.
     """
 
-    table: Mapping[str, Any]
-    leaf: str
-    module: fx.GraphModule
-    places: tuple[tuple[Mapping[str, Any], str], ...]
+    def __init__(
+        self,
+        table: Mapping[str, Any],
+        leaf: str,
+        module: fx.GraphModule,
+        places: tuple[tuple[Mapping[str, Any], str], ...],
+    ) -> None:
+        self.table, self.leaf, self.module, self.places = table, leaf, module, places
 
     def run(self, *values: Any) -> Any:
         """What the block computes."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 
 from ecospa_fx.executable import Executable
+from ecospa_fx.fsdp import shards
 from ecospa_fx.passes import remap
 from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.removal import Removal
@@ -67,5 +68,6 @@ def prepare(compiled: CompiledModel, removal: Removal, optimizers: Sequence[Opti
     """
     smaller = cuts(compiled.removal, removal, compiled.dense_shapes)
     executables = [(s, compiled.signatures.shrunk(s, removal)) for s in compiled.signatures]
-    transfer = remap.prepare(dict(compiled.named_parameters()), smaller, optimizers)
+    held = shards(compiled)  # first of all, for it puts sharded parameters in their places
+    transfer = remap.prepare(dict(compiled.named_parameters()), smaller, optimizers, held)
     return Change(compiled, removal, executables, transfer)

@@ -12,11 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from ecospa_fx.blocks import Blocks, bare, find_blocks, plain_name
+from ecospa_fx.blocks import Blocks, find_blocks, plain_name
 from ecospa_fx.caches import plain_arguments, plain_output
 from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError
+from ecospa_fx.fsdp import plain_model
 from ecospa_fx.generation import generator, with_open_caches
 from ecospa_fx.masked import Difference
 from ecospa_fx.modes import modes_kept
@@ -48,7 +49,7 @@ class CompiledModel(Storing, nn.Module):
         args: example inputs; without any, capture waits for the first call.
         kwargs: example keyword inputs.
         check: compare every capture once with the eager model.
-        blocks: names of the modules that are called for their part of the graph, see :attr:`blocks`.
+        blocks: names of the modules that are called for their part of the graph, see :attr:`called_blocks`.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class CompiledModel(Storing, nn.Module):
             signature, leaves = self._signatures.of(plain, self.removal)
             executable = signature.executable.best(leaves)
             arguments = executable.arguments(leaves)
-        output = pytree.tree_unflatten(executable.module(*arguments), signature.program.out_spec)
+        output = pytree.tree_unflatten(executable.run(arguments), signature.program.out_spec)
         return plain_output(output, held), signature
 
     def train(self, mode: bool = True) -> CompiledModel:
@@ -162,7 +163,7 @@ class CompiledModel(Storing, nn.Module):
         return self._shapes
 
     @property
-    def blocks(self) -> Blocks:
+    def called_blocks(self) -> Blocks:
         """The modules that are called for their part of the graph: hooks and wrappers act on them."""
         return Blocks(self, self._signatures.blocks, self._signatures.flat)
 
@@ -204,7 +205,7 @@ class CompiledModel(Storing, nn.Module):
             if args or kwargs
             else dict(self._signatures.first(self.removal).inputs)
         )
-        with modes_kept(self.source, self), bare(self.source, self._signatures.blocks):
+        with modes_kept(self.source, self), plain_model(self.source, self._signatures.blocks):
             self.eval()
             return verify(lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes)
 

@@ -9,7 +9,8 @@ from torch._C._distributed_c10d import _register_comm_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from ecospa_fx.compiled import CompiledModel
-from ecospa_fx.errors import ScheduleError
+from ecospa_fx.errors import RewriteError, ScheduleError
+from ecospa_fx.fsdp import misplaced
 
 
 def unwrap(model: nn.Module) -> CompiledModel:
@@ -27,6 +28,16 @@ def unwrap(model: nn.Module) -> CompiledModel:
             "wrap what it returns"
         )
     return inner
+
+
+def check_placed(compiled: CompiledModel) -> None:
+    """Refuse ``fully_shard`` on modules that are not called.
+
+    Raises:
+        RewriteError: there are some.
+    """
+    if problem := misplaced(compiled, compiled.called_blocks):
+        raise RewriteError(problem)
 
 
 def rebuild(model: nn.Module) -> None:

@@ -56,15 +56,15 @@ def exchange(
         torch._C._swap_tensor_impl(param, other)
     except RuntimeError as error:
         raise RewriteError(f"torch itself refers to the tensor inside a parameter: {error}") from error
-    _set_hooks(other, None, None)
-    _set_hooks(param, hooks, after_hooks)
+    set_hooks(other, None, None)
+    set_hooks(param, hooks, after_hooks)
     other.grad = None
     if param.requires_grad:
         _forward_gradients(other, param, deliver)
     return weakref.ref(other)
 
 
-def _set_hooks(tensor: torch.Tensor, hooks: Any, after_hooks: Any) -> None:
+def set_hooks(tensor: torch.Tensor, hooks: Any, after_hooks: Any) -> None:
     """The tensor's hooks, and those that run after its gradient is accumulated; handles stay valid."""
     tensor._backward_hooks = hooks
     # None would leave the tensor inside with the hooks that it has: an empty dict takes their place.

@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 
 from ecospa_fx.blocks import Stage, block_place, through, unwrapped
+from ecospa_fx.errors import CaptureError
+from ecospa_fx.fsdp import still_sharded
 from ecospa_fx.regions import Region, regions, size_sources
 from ecospa_fx.shortcut import Shortcut, observed
 
@@ -78,6 +80,19 @@ class Executable:
         """What the lifted graph takes: the model's tensors, the calls of blocks, then the flat inputs."""
         self._follow(inputs)
         return [*(place[key] for place, key in self._places), *self.stages, *inputs]
+
+    def run(self, arguments: list[Any]) -> Any:
+        """Flat outputs, with words for what ``fully_shard`` has left in parts.
+
+        Raises:
+            CaptureError: parameters are sharded, and no call of a module gathers them.
+        """
+        try:
+            return self.module(*arguments)
+        except RuntimeError as error:
+            if problem := still_sharded(dict(zip(self.names, arguments, strict=False))):
+                raise CaptureError(problem) from error
+            raise
 
     def _follow(self, inputs: list[Any]) -> None:
         """Constants live where the inputs do."""

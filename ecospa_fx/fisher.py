@@ -16,6 +16,7 @@ from ecospa_fx.errors import GradientError
 from ecospa_fx.gradients import checked_gradients
 from ecospa_fx.labels import Ids
 from ecospa_fx.removal import Removal
+from ecospa_fx.sharded import whole
 from ecospa_fx.slices import Slice, slices
 
 
@@ -185,7 +186,7 @@ def _reduce(piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor | None
 def _check_finite(found: Iterable[_Reduced], gradients: Mapping[str, torch.Tensor]) -> None:
     """The sums tell where to look; only there are the gradients themselves read again."""
     suspect = dict.fromkeys(f.piece.parameter for f in found if not np.isfinite(f.square).all())
-    odd = [n for n in suspect if not bool(torch.isfinite(gradients[n]).all())]
+    odd = [n for n in suspect if not bool(torch.isfinite(whole(gradients[n])).all())]
     if odd:
         raise GradientError(f"gradients hold NaN or infinite entries: {', '.join(odd)}")
 

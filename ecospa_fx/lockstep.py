@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from ecospa_fx.agreement import check_whole, together
+from ecospa_fx.agreement import together
 from ecospa_fx.change import Change, prepare
-from ecospa_fx.distributed import rebuild, unwrap
+from ecospa_fx.distributed import check_placed, rebuild, unwrap
 from ecospa_fx.errors import EcoSpaError, OptimizerError, ScheduleError
 from ecospa_fx.optim_state import StateRules, inner_optimizer
 from ecospa_fx.passes.fit import check_held
@@ -34,7 +34,7 @@ class Lockstep:
     Raises:
         ScheduleError: there is no compiled model in ``model`` or in a follower.
         OptimizerError: an optimizer holds none of the model, or its state cannot follow.
-        RewriteError: parameters are sharded over ranks.
+        RewriteError: ``fully_shard`` was called on modules that the compiled model does not call.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Lockstep:
         self.group = group
         self.optimizers = self.checked(optimizer)
         self.followers = [unwrap(follower) for follower in followers]
-        check_whole(dict(self.compiled.named_parameters()))
+        check_placed(self.compiled)
 
     def checked(self, optimizer: Optimizer | Iterable[Optimizer]) -> list[Optimizer]:
         """Optimizers that can follow, as a list.

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import EcoSpaError, OptimizerError, OptimizerStateError
+from ecospa_fx.sharded import is_sharded
 
 StateRule = Callable[[str, Any, torch.Tensor, ParameterCut, Mapping[str, Any]], Any]
 """From ``(key, value, parameter before the cut, cut, the parameter's whole state)`` to the new value."""
@@ -119,6 +120,24 @@ class StateRules:
             return keep_entry
         kind = f"of shape {shape}" if shape is not None else f"of type {type(value).__name__}"
         raise OptimizerStateError(_unplaced(type(self.optimizer).__name__, name, key, kind, cut))
+
+    def find_sharded(self, name: str, param: torch.Tensor, key: str) -> StateRule:
+        """As :meth:`find`, for a parameter of which every rank holds a part: only shapes can say it.
+
+        Raises:
+            OptimizerStateError: the entry has another shape than the parameter.
+        """
+        value = self.optimizer.state[param][key]
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+        if shape == tuple(param.shape) and key not in self._irregular and is_sharded(value):
+            return cut_entry
+        if _is_single(value):
+            return keep_entry
+        raise OptimizerStateError(
+            f"{type(self.optimizer).__name__} keeps {key!r} of shape {shape} for {name!r}, which is sharded: "
+            "only state of the parameter's own shape can follow there. Take an optimizer that works entry by "
+            "entry, such as AdamW or SGD"
+        )
 
     @cached_property
     def _irregular(self) -> frozenset[str]:

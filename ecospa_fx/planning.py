@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ecospa_fx.fsdp import shards, whole_parameters
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.choose import Gradients, Present, choose, unread
 from ecospa_fx.passes.follow import dead_labels
@@ -25,11 +26,15 @@ def planned(
     **aim: Any,
 ) -> Plan:
     """See :meth:`CompiledModel.plan`; nothing changes."""
+    shards(compiled)  # whole since a forward pass, they would be read where others read their parts
     graph, analysis = compiled.signatures.first(compiled.removal).coupled
     parameters = dict(compiled.named_parameters(remove_duplicate=False))
     outside = unread(graph, compiled.named_parameters())
     present = Present(graph, analysis.partition, compiled.removal, parameters, outside)
-    activations = calibrated(compiled, calibration) if calibration is not None else None
+    activations = None
+    if calibration is not None:
+        with whole_parameters(compiled):
+            activations = calibrated(compiled, calibration)
     if score is None:
         has_gradients = grads is not None or any(p.grad is not None for p in parameters.values())
         score = default_score(has_gradients, activations is not None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from ecospa_fx.fsdp import compute_dtypes
 from ecospa_fx.sharded import is_sharded
 
 
@@ -21,9 +22,10 @@ def dense_stand_ins(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
     """
     made: dict[int, nn.Parameter] = {}
     undo = []
+    dtypes = compute_dtypes(model)
     for path, module in model.named_modules():
         table = {
-            leaf: _dense(p, f"{path}.{leaf}".lstrip("."), shapes, made)
+            leaf: _dense(p, f"{path}.{leaf}".lstrip("."), shapes, made, dtypes)
             for leaf, p in module._parameters.items()
         }
         if any(p is not module._parameters[leaf] for leaf, p in table.items()):
@@ -37,15 +39,19 @@ def dense_stand_ins(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def _dense(
-    p: nn.Parameter | None, name: str, shapes: Mapping[str, tuple[int, ...]], made: dict[int, nn.Parameter]
+    p: nn.Parameter | None,
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    made: dict[int, nn.Parameter],
+    dtypes: Mapping[int, torch.dtype],
 ) -> nn.Parameter | None:
     if p is None or name not in shapes or (tuple(p.shape) == shapes[name] and not is_sharded(p)):
         return p
     if id(p) not in made:
-        made[id(p)] = _stand_in(p, shapes[name])
+        made[id(p)] = _stand_in(p, shapes[name], dtypes.get(id(p), p.dtype))
     return made[id(p)]
 
 
-def _stand_in(p: nn.Parameter, shape: tuple[int, ...]) -> nn.Parameter:
-    zero = torch.zeros((), dtype=p.dtype, device=p.device)
+def _stand_in(p: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    zero = torch.zeros((), dtype=dtype, device=p.device)
     return nn.Parameter(zero.expand(shape), requires_grad=p.requires_grad)

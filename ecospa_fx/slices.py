@@ -12,6 +12,7 @@ from ecospa_fx.census import units_of_kinds
 from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph, ParameterAxis
 from ecospa_fx.labels import Ids
 from ecospa_fx.removal import Removal
+from ecospa_fx.sharded import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Slice:
         if not others:
             return _numpy(tensor.abs())
         norm = torch.linalg.vector_norm(tensor, order, others, dtype=_wide(tensor))
-        if not bool(torch.isfinite(norm).all()):  # squares that overflow single precision
+        if not bool(torch.isfinite(whole(norm)).all()):  # squares that overflow single precision
             norm = torch.linalg.vector_norm(tensor, order, others, dtype=torch.float64)
         return _numpy(norm)
 
@@ -77,7 +78,7 @@ def _wide(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _numpy(tensor: torch.Tensor) -> Ids:
-    return tensor.detach().double().cpu().numpy().ravel()
+    return whole(tensor.detach()).double().cpu().numpy().ravel()
 
 
 def slices(graph: CouplingGraph, removal: Removal, kinds: Sequence[str] = DEFAULT_KINDS) -> list[Slice]:

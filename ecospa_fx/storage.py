@@ -27,6 +27,11 @@ def save_files(path: str | Path, tensors: Mapping[str, torch.Tensor], removal: R
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: t.detach().contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
+    save_removal(folder, removal)
+
+
+def save_removal(folder: Path, removal: Removal) -> None:
+    """Write what was removed into a folder that exists."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **removal.to_dict()})
     (folder / REMOVAL).write_text(text, encoding="utf-8")
 

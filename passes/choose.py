@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ecospa_fx.accumulator import FisherAccumulator
-from ecospa_fx.agreement import check_whole
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CoupleError, GradientError, PlanError
 from ecospa_fx.fisher import GradientStatistics, gradient_statistics
@@ -79,7 +78,6 @@ def choose(
         check_kinds(present.graph, ratio, settings)
         settings = replace(settings, kinds=tuple(ratio))
     check_couples(present.graph, settings.kinds)
-    check_whole(present.parameters)
     statistics = _statistics(present, gradients, settings.kinds)
     context = ScoreContext(
         present.graph,

@@ -11,10 +11,21 @@ from torch.optim import Optimizer
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import OptimizerError, RewriteError
+from ecospa_fx.fsdp import Shard, obstacle
+from ecospa_fx.sharded import is_sharded
 
 
-def check_cuts(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str, ParameterCut]) -> None:
+def check_cuts(
+    parameters: Mapping[str, nn.Parameter],
+    cuts: Mapping[str, ParameterCut],
+    shards: Mapping[int, Shard] | None = None,
+) -> None:
     """Every cut must fit its parameter, and all names of a tied parameter must get the same one.
+
+    Args:
+        parameters: all parameters of the model by name.
+        cuts: by parameter name.
+        shards: what ``fully_shard`` keeps for parameters, by id.
 
     Raises:
         RewriteError: it is not so; all culprits are listed.
@@ -25,13 +36,13 @@ def check_cuts(parameters: Mapping[str, nn.Parameter], cuts: Mapping[str, Parame
         tied = first.setdefault(id(parameters[name]), name)
         if not torch.equal(cuts[name].kept, cuts[tied].kept):
             problems.append(f"{tied!r} and {name!r} are one parameter, and their cuts differ")
-        if obstacle := _obstacle(parameters[name], cuts[name]):
-            problems.append(f"{name!r} {obstacle}")
+        if why := _obstacle(parameters[name], cuts[name], shards or {}):
+            problems.append(f"{name!r} {why}")
     if problems:
         raise RewriteError("cannot cut parameters: " + "; ".join(problems))
 
 
-def _obstacle(param: nn.Parameter, cut: ParameterCut) -> str | None:
+def _obstacle(param: nn.Parameter, cut: ParameterCut, shards: Mapping[int, Shard]) -> str | None:
     """Why ``param`` cannot be cut, if so."""
     if isinstance(param, nn.UninitializedParameter):
         return "is not initialised yet: run the model once"
@@ -39,6 +50,8 @@ def _obstacle(param: nn.Parameter, cut: ParameterCut) -> str | None:
         return f"is quantised ({param.dtype}): sparsify before quantising"
     if param.layout is not torch.strided:
         return f"is sparse ({param.layout}): call .to_dense() first"
+    if is_sharded(param):
+        return obstacle(shards.get(id(param)), cut)
     if not _is_plain(param):
         return f"is a {type(param.detach()).__name__}: sparsify before sharding or quantising"
     if param.is_inference() or not param.is_leaf:

@@ -12,6 +12,7 @@ from ecospa_fx.errors import CaptureError
 from ecospa_fx.passes.capture import capture
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.program import Program
+from ecospa_fx.sharded import is_sharded
 from ecospa_fx.skeleton import dense_stand_ins
 
 
@@ -24,13 +25,15 @@ def open_signature(
         model: the original module.
         inputs: one call's arguments by name.
         shapes: dense shape of every parameter.
-        check: compare with the eager model, where that is possible (nothing removed yet, not on meta).
+        check: compare with the eager model, where that is possible (nothing removed yet, not sharded, not on
+            meta).
 
     Raises:
         CaptureError: no variant of the mode can be captured, or the capture is wrong.
     """
     failure: CaptureError | None = None
-    shrunk = any(tuple(p.shape) != shapes[n] for n, p in model.named_parameters() if n in shapes)
+    held = [(n, p) for n, p in model.named_parameters() if n in shapes]
+    shrunk = any(tuple(p.shape) != shapes[n] or is_sharded(p) for n, p in held)
     on_meta = any(p.is_meta for p in model.parameters())
     for relaxed, mode in enumerate(_modes(model)):
 

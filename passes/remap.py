@@ -15,11 +15,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ecospa_fx.agreement import Attempt, together
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import OptimizerStateError, RewriteError
 from ecospa_fx.exchange import exchange
+from ecospa_fx.fsdp import Shard, Smaller, smaller
 from ecospa_fx.optim_state import StateRule, StateRules, cut_entry
 from ecospa_fx.passes.fit import check_cuts, check_held, check_memory, held_by_optimizer
+from ecospa_fx.sharded import is_sharded
 
 Back = Callable[[], torch.Tensor]
 """Rebuilds a tensor as it was before the cut."""
@@ -53,9 +56,13 @@ class Transfer:
 
     Attributes:
         moves: what becomes smaller; parameters that lose nothing are not in it.
+        shards: what ``fully_shard`` keeps for parameters, by id. Of those each rank holds its part; all ranks
+            have to commit, each tensor is gathered, and until the Transfer is dropped a rank holds its part
+            of the former ones as well.
     """
 
     moves: tuple[ParameterMove, ...]
+    shards: Mapping[int, Shard] = field(default_factory=dict)
     _undo: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
@@ -77,7 +84,9 @@ class Transfer:
             BaseException: whatever else fails, such as a lack of memory. In any case everything is as before.
         """
         with torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
-            for move in self.moves:
+            for part in _gathered([m for m in self.moves if id(m.param) in self.shards], self.shards):
+                part.install(undo)
+            for move in [m for m in self.moves if id(m.param) not in self.shards]:
                 for state in move.states:
                     _move_state(state, move.param, move.cut, undo)
                 _move_parameter(move, undo)
@@ -96,6 +105,7 @@ def prepare(
     parameters: Mapping[str, nn.Parameter],
     cuts: Mapping[str, ParameterCut],
     optimizers: Sequence[Optimizer] = (),
+    shards: Mapping[int, Shard] | None = None,
 ) -> Transfer:
     """Check that parameters and optimizers can follow ``cuts``; change nothing.
 
@@ -106,6 +116,7 @@ def prepare(
         parameters: all parameters of the model by name; a tied one may appear under each of its names.
         cuts: by parameter name; for a tied parameter one of its names is enough.
         optimizers: each must hold parameters of the model, and together all that are cut and train.
+        shards: see :func:`ecospa_fx.fsdp.shards`.
 
     Returns:
         The checked change. Nothing may change parameters or optimizers before it is committed.
@@ -124,7 +135,8 @@ def prepare(
         >>> layer.weight.shape, optimizer.param_groups[0]["params"][0] is layer.weight
         (torch.Size([2, 2]), True)
     """
-    check_cuts(parameters, cuts)
+    shards = shards or {}
+    check_cuts(parameters, cuts, shards)
     cut_of = {id(parameters[name]): (name, cut) for name, cut in cuts.items() if cut.changes}
     check_memory(parameters, cut_of.keys())
     check_held(parameters, cut_of.keys(), optimizers)
@@ -133,7 +145,8 @@ def prepare(
         for optimizer in optimizers
         if held_by_optimizer(optimizer).keys() & cut_of.keys()
     ]
-    return Transfer(_moves([(name, parameters[name], cut) for name, cut in cut_of.values()], followers))
+    moves = _moves([(name, parameters[name], cut) for name, cut in cut_of.values()], followers)
+    return Transfer(moves, shards)
 
 
 def _moves(
@@ -163,12 +176,35 @@ def _state_move(
 ) -> StateMove:
     state = rules.optimizer.state.get(param, {})
     found: dict[str, StateRule] = {}
+    sharded = is_sharded(param)
     for key in state:
         try:
-            found[key] = rules.find(name, param, key, cut)
+            found[key] = (
+                rules.find_sharded(name, param, key) if sharded else rules.find(name, param, key, cut)
+            )
         except OptimizerStateError as error:
             errors[f"{key!r} of {name!r}"] = error
     return StateMove(state, found)
+
+
+def _gathered(moves: Sequence[ParameterMove], shards: Mapping[int, Shard]) -> list[Smaller]:
+    """What this rank will hold of sharded parameters; if that fails on one rank it fails on all.
+
+    A rank on which it has failed still takes part in gathering, for which the others wait.
+    """
+    if not moves:
+        return []
+    attempt = Attempt()
+    found = [
+        smaller(shards[id(m.param)], m.param, m.cut, [_cut_entries(state) for state in m.states], attempt)
+        for m in moves
+    ]
+    together("cutting the parameters", attempt.check)
+    return found
+
+
+def _cut_entries(move: StateMove) -> tuple[dict[str, Any], list[str]]:
+    return move.state, [key for key, rule in move.rules.items() if rule is cut_entry]
 
 
 def _move_state(move: StateMove, param: nn.Parameter, cut: ParameterCut, undo: ExitStack) -> None:

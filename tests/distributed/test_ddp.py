@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 import ecospa_fx
 from ecospa_fx import CompiledModel, EcoSpaError, SparsitySchedule
+from tests.distributed.processes import RANKS, Check, passed, run
 
-RANKS, STEPS = 2, 10
+STEPS = 10
 UNIT = 21
 DENSE = 34 * UNIT + 10
 
@@ -177,64 +174,20 @@ def failure_on_one(folder: Path) -> None:
     assert compiled.verify().within(1e-9)
 
 
-def sharded_parameters(folder: Path) -> None:
-    """``fully_shard`` around the whole trains; removal is refused before anything changes."""
-    compiled = model()
-    fully_shard(compiled, mesh=dist.init_device_mesh("cpu", (RANKS,)))
-    expected = torch.load(folder / "losses.pt")[0].item()
-    optimizer = AdamW(compiled.parameters(), lr=0.01)
-    loss = loss_of(compiled, mine(batch(0)))
-    loss.backward()
-    optimizer.step()
-    loss = loss.detach()
-    dist.all_reduce(loss)
-    assert abs(loss.item() / RANKS - expected) < 1e-9
-    for work in (
-        lambda: compiled.sparsify(ratio=0.5, optimizer=optimizer),
-        lambda: SparsitySchedule(compiled, optimizer, target_ratio=0.5, every=1, end=1),
-    ):
-        assert "sharded over ranks" in refused(work)
-    assert sum(p.numel() for p in compiled.parameters()) == DENSE
-    loss_of(compiled, mine(batch(1))).backward()
-    optimizer.step()
-
-
-CHECKS = (sharded_parameters, losses_of_two, unsynchronised_gradients, disagreement, failure_on_one)
-
-
-def worker(rank: int, port: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
-    try:
-        for check in CHECKS:
-            check(Path(folder))
-            dist.barrier()
-            print(f"{check.__name__} rank {rank} passed", flush=True)
-            Path(folder, f"{check.__name__}.{rank}").touch()
-    finally:
-        dist.destroy_process_group()
+CHECKS = (losses_of_two, unsynchronised_gradients, disagreement, failure_on_one)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exception | None]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Processes take seconds to start: all checks share two."""
     folder = tmp_path_factory.mktemp("ddp")
     compiled = model()
     losses, _, _ = train(compiled, compiled, range(STEPS), lambda x: x)
     torch.save(losses, folder / "losses.pt")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    try:
-        mp.spawn(worker, (port, str(folder)), RANKS)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        return folder, error
-    return folder, None
+    return folder, run(CHECKS, folder)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_on_two_processes(check: Callable[[Path], None], ran: tuple[Path, Exception | None]) -> None:
+def test_on_two_processes(check: Check, ran: tuple[Path, str]) -> None:
     folder, error = ran
-    passed = all((folder / f"{check.__name__}.{rank}").exists() for rank in range(RANKS))
-    assert passed, f"{check.__doc__}\n{error}"
+    assert passed(check, folder), f"{check.__doc__}\n{error}"

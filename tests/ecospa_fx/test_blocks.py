@@ -71,12 +71,12 @@ def same(a: CompiledModel, b: CompiledModel, x: tuple[Tensor, ...] = X) -> None:
 
 
 def test_the_modules_that_repeat_are_blocks(compiled: CompiledModel) -> None:
-    assert list(compiled.blocks) == BLOCKS
-    assert compiled.blocks["decoder.1"] is compiled.decoder[1]
-    assert not compiled.blocks.flat
+    assert list(compiled.called_blocks) == BLOCKS
+    assert compiled.called_blocks["decoder.1"] is compiled.decoder[1]
+    assert not compiled.called_blocks.flat
     same(compiled, flat(compiled))
     with pytest.raises(KeyError, match="is no block"):
-        _ = compiled.blocks["embed"]
+        _ = compiled.called_blocks["embed"]
 
 
 def test_blocks_that_compute_the_same_share_one_graph() -> None:
@@ -90,7 +90,7 @@ def test_blocks_that_compute_the_same_share_one_graph() -> None:
 def test_hooks_run_and_what_they_change_counts(compiled: CompiledModel) -> None:
     plain = flat(compiled)
     seen: list[tuple[int, ...]] = []
-    block = compiled.blocks["decoder.1"]
+    block = compiled.called_blocks["decoder.1"]
     first = block.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     compiled(*X)
     assert seen == [(*X[0].shape, C.width)]
@@ -116,7 +116,9 @@ def test_hooks_see_what_the_original_block_returns() -> None:
 
 def test_backward_hooks(compiled: CompiledModel) -> None:
     found: list[Tensor] = []
-    compiled.blocks["decoder.2"].register_full_backward_hook(lambda m, into, out: found.append(into[0]))
+    compiled.called_blocks["decoder.2"].register_full_backward_hook(
+        lambda m, into, out: found.append(into[0])
+    )
     gradients(compiled)
     assert found[0].shape == (*X[0].shape, C.width)
 
@@ -133,7 +135,9 @@ def test_hooks_set_before_are_live_and_no_part_of_the_graph() -> None:
 
 
 def test_verify_looks_past_hooks(compiled: CompiledModel) -> None:
-    handle = compiled.blocks["decoder.0"].register_forward_hook(lambda module, args, output: 2 * output)
+    handle = compiled.called_blocks["decoder.0"].register_forward_hook(
+        lambda module, args, output: 2 * output
+    )
     assert compiled.verify().within(1e-9)
     handle.remove()
     assert compiled.verify().within(1e-9)
@@ -153,7 +157,7 @@ def saved(model: nn.Module) -> int:
 
 
 def by_hooks(compiled: CompiledModel) -> None:
-    for block in compiled.blocks.values():
+    for block in compiled.called_blocks.values():
         checkpointed(block)
 
 
@@ -206,7 +210,7 @@ def test_checkpointing_of_transformers() -> None:
 def test_regional_compilation(compiled: CompiledModel) -> None:
     plain = flat(compiled)
     counter = CompileCounter()
-    for block in compiled.blocks.values():
+    for block in compiled.called_blocks.values():
         block.compile(backend=counter, fullgraph=True)
     compiled(*X)
     same(compiled, plain)
@@ -229,7 +233,7 @@ def test_compilation_of_the_whole_goes_through_blocks(compiled: CompiledModel) -
 def test_a_copy_has_blocks_of_its_own(compiled: CompiledModel) -> None:
     twin = copy.deepcopy(compiled)
     calls: list[str] = []
-    for name, block in twin.blocks.items():
+    for name, block in twin.called_blocks.items():
         block.register_forward_hook(lambda *_, name=name: calls.append(name))
     compiled(*X)
     assert not calls
@@ -250,7 +254,7 @@ def test_a_block_that_runs_twice_is_called_twice() -> None:
     c = Config(layers=2, shared=True)
     compiled = fresh(c)
     calls: list[int] = []
-    compiled.blocks["decoder.0"].register_forward_hook(lambda *_: calls.append(1))
+    compiled.called_blocks["decoder.0"].register_forward_hook(lambda *_: calls.append(1))
     compiled(*tokens(c))
     assert len(calls) == 2
     assert compiled.verify().within(1e-9)
@@ -260,7 +264,7 @@ def test_encoder_and_decoder() -> None:
     c = Config(cross=True, layers=2)
     compiled = fresh(c)
     calls: list[str] = []
-    for name, block in compiled.blocks.items():
+    for name, block in compiled.called_blocks.items():
         block.register_forward_hook(lambda *_, name=name: calls.append(name))
     compiled(*tokens(c))
     assert calls == ["encoder.0", "encoder.1", "decoder.0", "decoder.1"]
@@ -269,7 +273,7 @@ def test_encoder_and_decoder() -> None:
 
 def test_modules_can_be_named() -> None:
     compiled = fresh(blocks=["decoder.0.parts.1", "decoder.2"])
-    assert list(compiled.blocks) == ["decoder.0.parts.1", "decoder.2"]
+    assert list(compiled.called_blocks) == ["decoder.0.parts.1", "decoder.2"]
     same(compiled, flat(compiled))
     with pytest.raises(CaptureError, match=r"the model has no module 'decoder\.7'"):
         fresh(blocks=["decoder.7"])
@@ -283,5 +287,5 @@ def test_what_others_have_put_in_place_of_forward_is_left_alone() -> None:
     own = block.forward
     block.forward = lambda *args: own(*args)
     compiled = ecospa_fx.compile(model, args=X)
-    assert list(compiled.blocks) == BLOCKS[1:]
+    assert list(compiled.called_blocks) == BLOCKS[1:]
     torch.testing.assert_close(compiled(*X), model(*X))
