@@ -66,8 +66,24 @@ class ParameterCut:
         axes = [axis for axis, size in enumerate(self.old_shape) if size != self.new_shape[axis]]
         if not self.is_product or len(axes) != 1:
             return self.kept
-        shape = [-1 if axis == axes[0] else 1 for axis in range(self.kept.dim())]
-        return self.axis_kept(axes[0]).view(shape).expand(self.old_shape)
+        return _box([self.axis_kept(axis) for axis in range(self.kept.dim())])
+
+    @classmethod
+    def along(cls, lines: Sequence[torch.Tensor]) -> ParameterCut:
+        """The cut that keeps the same indices of each axis everywhere; it reads no mask entry by entry.
+
+        Args:
+            lines: which indices of each axis stay, bool, shape ``[size]``, on the CPU.
+
+        Example:
+            >>> ParameterCut.along([torch.tensor([True, False]), torch.tensor([True, False, True])]).new_shape
+            (1, 2)
+        """
+        cut = object.__new__(cls)
+        indices = [line.nonzero()[:, 0] for line in lines]
+        sizes = tuple(len(index) for index in indices)
+        cut.__dict__.update(kept=_box(lines), new_shape=sizes, _indices=indices, _count=prod(sizes))
+        return cut
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -81,6 +97,9 @@ class ParameterCut:
 
     def axis_kept(self, axis: int) -> torch.Tensor:
         """Whether anything survives at each index of ``axis``: bool, shape ``[old_shape[axis]]``."""
+        if "_indices" in self.__dict__ and self.is_product and self._count:
+            line = torch.zeros(self.old_shape[axis], dtype=torch.bool)
+            return line.index_fill_(0, self._indices[axis], True).to(self.kept.device)
         others = [other for other in range(self.kept.dim()) if other != axis % self.kept.dim()]
         return self.kept.any(dim=others) if others else self.kept
 
@@ -211,6 +230,15 @@ class ParameterCut:
                 wide.index_copy_(axis, gone.to(small.device), removed.pop())
             small = wide
         return small
+
+
+def _box(lines: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mask of which each axis is one of ``lines``; what repeats takes no memory."""
+    mask = torch.ones((), dtype=torch.bool)
+    for axis, line in enumerate(lines):
+        if not bool(line.all()):
+            mask = mask & line.view([-1 if other == axis else 1 for other in range(len(lines))])
+    return mask.expand([len(line) for line in lines])
 
 
 def _complement(index: torch.Tensor, size: int) -> torch.Tensor:

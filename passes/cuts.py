@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import PlanError
@@ -33,8 +34,17 @@ def cuts(before: Removal, after: Removal, shapes: Shapes) -> dict[str, Parameter
         dense = shapes[name]
         old, new = before.shape(name, dense), after.shape(name, dense)
         if old != new:
-            found[name] = ParameterCut(narrow(after.mask(name, dense), name, before), new)
+            found[name] = _cut(name, before, after, dense, new)
     return found
+
+
+def _cut(
+    name: str, before: Removal, after: Removal, dense: tuple[int, ...], new: tuple[int, ...]
+) -> ParameterCut:
+    if name in before.stacked or name in after.stacked:
+        return ParameterCut(narrow(after.mask(name, dense), name, before), new)
+    left = ((after.kept(name, a, size), before.kept(name, a, size)) for a, size in enumerate(dense))
+    return ParameterCut.along([torch.from_numpy(stays[was]) for stays, was in left])
 
 
 def _strangers(removal: Removal, shapes: Shapes) -> list[str]:

@@ -194,3 +194,23 @@ def test_a_mask_that_repeats_takes_no_memory() -> None:
     assert torch.equal(one.collapse(1).kept, rows[:, None])
     mask[:, 1] = False
     assert torch.equal(ParameterCut(mask, (2, 4)).kept, mask)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 5, 2), (4, 3, 2, 2)], ids=str)
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)], ids=str)
+def test_a_cut_along_axes_is_that_of_its_mask(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    lines = [
+        torch.arange(n) % 3 != 1 if a in axes else torch.ones(n, dtype=torch.bool)
+        for a, n in enumerate(shape)
+    ]
+    mask = torch.ones(shape, dtype=torch.bool)
+    for axis, line in enumerate(lines):
+        mask &= line.view([-1 if a == axis else 1 for a in range(len(shape))])
+    mine, theirs = ParameterCut.along(lines), ParameterCut(mask, tuple(int(x.sum()) for x in lines))
+    assert (mine.new_shape, mine.old_shape, mine.changes) == (theirs.new_shape, shape, theirs.changes)
+    assert torch.equal(mine.kept, mask)
+    assert all(torch.equal(mine.axis_kept(a), theirs.axis_kept(a)) for a in range(-1, len(shape)))
+    whole = torch.randn(shape)
+    assert torch.equal(mine.apply(whole), theirs.apply(whole))
+    assert torch.equal(mine.join(*mine.split(whole)), whole)
+    assert torch.equal(mine.collapse(0).kept, theirs.collapse(0).kept)
