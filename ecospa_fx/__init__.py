@@ -39,6 +39,7 @@ from ecospa_fx.schedule import SparsitySchedule
 from ecospa_fx.scores import register_score
 
 if TYPE_CHECKING:
+    from ecospa_fx.checkpoint import load_checkpoint, save_checkpoint
     from ecospa_fx.trainer import EcoSpaCallback
 
 __all__ = [
@@ -75,17 +76,23 @@ __all__ = [
     "compile",
     "from_pretrained",
     "load",
+    "load_checkpoint",
     "merge_adapters",
     "register_optimizer_state",
     "register_score",
     "rule",
+    "save_checkpoint",
 ]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """What needs transformers' Trainer is imported when it is first asked for."""
+    """What needs transformers' Trainer, or checkpoints of torch, is imported when it is first asked for."""
+    if name in ("load_checkpoint", "save_checkpoint"):
+        from ecospa_fx import checkpoint
+
+        return getattr(checkpoint, name)
     if name == "EcoSpaCallback":
         from ecospa_fx.trainer import EcoSpaCallback
 
