@@ -7,25 +7,19 @@ for all tokens from the start) are read into it before a call, and its new token
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.cache_layers import attention_layers, grown, is_cache
 from ecospa_fx.errors import CaptureError, InputError
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves
 from ecospa_fx.sizes import static
 
 _ROOM = 7  # tokens: unlike any width of a small model
-
-
-def is_cache(value: Any) -> bool:
-    """Whether ``value`` is a cache of a transformers model."""
-    module = sys.modules.get("transformers.cache_utils")
-    return module is not None and isinstance(value, module.Cache)
 
 
 def plain_arguments(named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -105,7 +99,7 @@ def _filled(cache: Any) -> int:
 def _plain_layer(layer: Any, filled: int) -> Any:
     from transformers import cache_utils
 
-    if type(layer) not in _attention_layers():
+    if type(layer) not in attention_layers():
         return layer
     keys, values = layer.keys, layer.values
     if not layer.is_initialized:
@@ -117,22 +111,7 @@ def _plain_layer(layer: Any, filled: int) -> Any:
             "the call brings a cache with a sliding window that has dropped tokens; the cache of a compiled "
             "model keeps them. Start with an empty cache"
         )
-    return _grown(keys, values)
-
-
-def _attention_layers() -> tuple[type, ...]:
-    from transformers import cache_utils as c
-
-    return c.DynamicLayer, c.DynamicSlidingWindowLayer, c.StaticLayer, c.StaticSlidingWindowLayer
-
-
-def _grown(keys: torch.Tensor, values: torch.Tensor) -> Any:
-    from transformers.cache_utils import DynamicLayer
-
-    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
-    layer.dtype, layer.device = keys.dtype, keys.device
-    layer.keys, layer.values, layer.is_initialized = keys, values, True
-    return layer
+    return grown(keys, values)
 
 
 def _returned(cache: Any) -> Any:
@@ -148,9 +127,11 @@ def _returned(cache: Any) -> Any:
 
 
 def _returned_layer(layer: Any) -> Any:
-    if type(layer) not in _attention_layers() or not layer.is_initialized:
+    from transformers.cache_utils import DynamicLayer
+
+    if type(layer) is DynamicLayer or type(layer) not in attention_layers() or not layer.is_initialized:
         return layer
-    return _grown(layer.keys, layer.values)
+    return grown(layer.keys, layer.values)
 
 
 def _deliver(result: Any, held: Any) -> Any:
@@ -241,7 +222,7 @@ def with_room(named: Mapping[str, Any]) -> dict[str, Any]:
         roomy[name] = twin = plain(cache)
         inner = getattr(twin, "self_attention_cache", twin)
         for layer in inner.layers:
-            if type(layer) in _attention_layers() and layer.is_initialized:
+            if type(layer) in attention_layers() and layer.is_initialized:
                 layer.keys, layer.values = (t.repeat(1, 1, _ROOM, 1) for t in (layer.keys, layer.values))
         held = named.get(mask)
         if isinstance(held, torch.Tensor) and held.dim() == 2:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from ecospa_fx.blocks import Blocks, find_blocks, plain_name
 from ecospa_fx.caches import plain_arguments, plain_output
@@ -116,7 +115,7 @@ class CompiledModel(Storing, nn.Module):
             signature, leaves = self._signatures.of(plain, self.removal)
             executable = signature.executable.best(leaves)
             arguments = executable.arguments(leaves)
-        output = pytree.tree_unflatten(executable.run(arguments), signature.program.out_spec)
+        output = signature.program.output(executable.run(arguments))
         return plain_output(output, held), signature
 
     def train(self, mode: bool = True) -> CompiledModel:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ecospa_fx.caches import is_cache, uncompiled
+from ecospa_fx.cache_layers import is_cache
+from ecospa_fx.caches import uncompiled
 from ecospa_fx.twin import FORWARD_HOOKS, twin_of
 
 Run = Callable[..., Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,44 +49,81 @@ def input_guard(
         names: what users call them.
         state: which of them are a cache, whose heads and widths shrink with the model.
     """
-    expected = [(name, n.meta.get("val")) for name, n in zip(names, placeholders, strict=True)]
-    state = (*state, *[False] * (len(expected) - len(state)))
+    state = (*state, *[False] * (len(placeholders) - len(state)))
+    expected = [
+        _expected(name, n.meta.get("val"), cache)
+        for name, n, cache in zip(names, placeholders, state, strict=True)
+    ]
 
     def guard(inputs: list[Any]) -> None:
-        sizes: dict[str, int] = {}
-        for (name, want), have, cache in zip(expected, inputs, state, strict=True):
-            if cache and not (isinstance(want, torch.Tensor) and want.dim() == 4):
-                continue
-            if isinstance(want, torch.Tensor):
-                _check_tensor(name, want, have, sizes, (0, 2) if cache else None)
-            elif (
-                not isinstance(want, (torch.SymInt, torch.SymFloat, torch.SymBool))
-                and want is not None
-                and want != have
-            ):
-                raise InputError(
-                    f"input {name!r} was {want!r} when the model was captured, and is {have!r} now"
-                )
+        sizes: dict[str, Any] = {}
+        for want, have in zip(expected, inputs, strict=True):
+            want.check(have, sizes)
 
     return guard
 
 
-def _check_tensor(
-    name: str, want: torch.Tensor, have: Any, sizes: dict[str, int], axes: Sequence[int] | None
-) -> None:
-    if not isinstance(have, torch.Tensor):
-        raise InputError(f"input {name!r} must be a tensor, not {type(have).__name__}")
-    if have.dim() != want.dim():
-        raise InputError(f"input {name!r} must have {want.dim()} axes, not shape {tuple(have.shape)}")
-    for axis in range(want.dim()) if axes is None else axes:
-        w, h = want.shape[axis], have.shape[axis]
-        only = static(w)
-        fixed = sizes.setdefault(str(w), int(h)) if only is None else only
-        if fixed != h:
-            why = "another input has" if only is None else "the capture had to fix"
-            raise SizeError(
-                f"input {name!r} has size {h} on axis {axis}, but {why} size {fixed} there; "
-                "call with that size, or compile the model anew with inputs of the new one "
-                f"(captured with {tuple(hint(n) for n in want.shape)})",
-                one=only is not None and 1 in (h, only),
+def _expected(name: str, value: Any, cache: bool) -> _Tensor | _Value:
+    """What an input has to be; a cache's heads and widths are the model's."""
+    if not isinstance(value, torch.Tensor):
+        free = cache or value is None or isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+        return _Value(name, value, free)
+    if cache and value.dim() != 4:
+        return _Value(name, value, True)
+    axes = (0, 2) if cache else range(value.dim())
+    sizes = [(axis, static(value.shape[axis]), str(value.shape[axis])) for axis in axes]
+    return _Tensor(name, value.dim(), tuple(sizes), value)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """An input that is no tensor.
+
+    Attributes:
+        free: it may be anything.
+    """
+
+    name: str
+    value: Any
+    free: bool
+
+    def check(self, have: Any, _: dict[str, Any]) -> None:
+        if not self.free and self.value != have:
+            raise InputError(
+                f"input {self.name!r} was {self.value!r} when the model was captured, and is {have!r} now"
             )
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor.
+
+    Attributes:
+        sizes: axes that count, the size that the capture had to fix there, and the symbol otherwise.
+        example: what was captured.
+    """
+
+    name: str
+    rank: int
+    sizes: tuple[tuple[int, int | None, str], ...]
+    example: torch.Tensor
+
+    def check(self, have: Any, sizes: dict[str, Any]) -> None:
+        if not isinstance(have, torch.Tensor):
+            raise InputError(f"input {self.name!r} must be a tensor, not {type(have).__name__}")
+        if have.dim() != self.rank:
+            raise InputError(f"input {self.name!r} must have {self.rank} axes, not shape {tuple(have.shape)}")
+        shape = have.shape
+        for axis, only, symbol in self.sizes:
+            fixed = sizes.setdefault(symbol, shape[axis]) if only is None else only
+            if fixed != shape[axis]:
+                raise self._misfit(axis, shape[axis], only, fixed)
+
+    def _misfit(self, axis: int, size: int, only: int | None, fixed: int) -> SizeError:
+        why = "another input has" if only is None else "the capture had to fix"
+        return SizeError(
+            f"input {self.name!r} has size {size} on axis {axis}, but {why} size {fixed} there; "
+            "call with that size, or compile the model anew with inputs of the new one "
+            f"(captured with {tuple(hint(n) for n in self.example.shape)})",
+            one=only is not None and 1 in (size, only),
+        )

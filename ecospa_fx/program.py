@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.folds import assembly, flat
 from ecospa_fx.labels import Ids, LabelSpace, Partition, Reason, Value
 from ecospa_fx.rules.call import Call
 
@@ -47,9 +49,14 @@ class Program:
         Raises:
             InputError: they do not fit the capture.
         """
-        flat = pytree.tree_leaves(self.prepare(named))
-        self.guard(flat)
-        return flat
+        leaves, _ = flat(self.prepare(named))
+        self.guard(leaves)
+        return leaves
+
+    @functools.cached_property
+    def output(self) -> Callable[[Sequence[Any]], Any]:
+        """From flat outputs to the model's own output type."""
+        return assembly(self.out_spec)
 
 
 @dataclass(frozen=True, eq=False)

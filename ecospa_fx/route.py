@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ecospa_fx.caches import is_cache
+from ecospa_fx.cache_layers import is_cache
 from ecospa_fx.signature import POSITIONAL
 from ecospa_fx.signatures import Signature
 from ecospa_fx.sizes import static

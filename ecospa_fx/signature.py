@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import InputError
+from ecospa_fx.folds import flat
 
 POSITIONAL = "_positional_"
 """Prefix of the names given to arguments that ``forward`` only takes by position."""
@@ -69,10 +70,10 @@ def key_of(
     named: Mapping[str, Any], modules: Sequence[nn.Module], like: torch.Tensor | None
 ) -> tuple[Any, ...]:
     """What makes two calls share a capture: structure, constants, mode, dtype and device."""
-    leaves, tree = pytree.tree_flatten(dict(named))
-    modes = bytes(m.training for m in modules)
+    leaves, structure = flat(named)
+    modes = bytes([m.training for m in modules])
     place = (like.dtype, like.device) if like is not None else ()
-    return (str(tree), tuple(_kind(x) for x in leaves), modes, place)
+    return (structure, tuple(_kind(x) for x in leaves), modes, place)
 
 
 def _kind(leaf: Any) -> Any:

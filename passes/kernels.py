@@ -17,6 +17,7 @@ from torch import fx
 from ecospa_fx import ops
 from ecospa_fx.forms import Form, Needs, Penalty, broadcast
 from ecospa_fx.linear import Linear
+from ecospa_fx.passes.bindings import call_directly
 from ecospa_fx.passes.masks import Masks
 from ecospa_fx.passes.places import shape_of
 from ecospa_fx.passes.propagate import named_arguments
@@ -157,7 +158,7 @@ def _shortcut(
 
 
 def _called(graph: fx.Graph, found: Mapping[fx.Node, Finding]) -> fx.Graph:
-    """A copy in which attention is called as kernels want it."""
+    """A copy in which attention is called as kernels want it, and all else as Python does."""
     copied = fx.Graph()
     env: dict[fx.Node, Any] = {}
     for node in graph.nodes:
@@ -168,6 +169,8 @@ def _called(graph: fx.Graph, found: Mapping[fx.Node, Finding]) -> fx.Graph:
             _unrepeat(new)
             new.target = ops.attention
     copied.eliminate_dead_code()
+    for node in copied.nodes:
+        call_directly(node)
     return copied
 
 
