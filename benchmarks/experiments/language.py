@@ -1,4 +1,4 @@
-"""A GPT from scratch on the same tokens: dense, dense at the sparse size, sparse with moments kept or reset."""
+"""A GPT from scratch, same tokens: dense, dense at the sparse size, sparse with moments kept or reset."""
 
 from __future__ import annotations
 

@@ -30,6 +30,12 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def notes(name: str, folder: Path = FOLDER) -> str:
+    """What a person wrote about the result: ``NAME.md``, if there is one."""
+    path = folder / f"{name}.md"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
 def command() -> str:
     """The command line, without folders of this machine."""
     words = [Path(w).name if os.sep in w else w for w in sys.argv[1:]]
