@@ -36,7 +36,7 @@ def check_placed(compiled: CompiledModel) -> None:
     Raises:
         RewriteError: there are some.
     """
-    if problem := misplaced(compiled, compiled.called_blocks):
+    if problem := misplaced(compiled, ["", *compiled.called_blocks]):
         raise RewriteError(problem)
 
 

@@ -66,6 +66,8 @@ def obstacle(shard: Shard | None, cut: ParameterCut) -> str | None:
         return "is sharded (DTensor), and not by fully_shard: sparsify before distributing it"
     if shard.is_dtensor:
         return "is sharded by fully_shard and by tensor parallelism as well: sparsify before"
+    if _has_pending(shard):
+        return "has gradients that ranks have not added up yet: sparsify after a backward pass that does so"
     if hasattr(shard._sharded_local_tensor, "fsdp_pre_all_gather"):
         return "is gathered by code of its own (fsdp_pre_all_gather): sparsify before"
     axis, ranks = shard.fsdp_placement.dim, shard.shard_mesh.size()
@@ -75,6 +77,12 @@ def obstacle(shard: Shard | None, cut: ParameterCut) -> str | None:
             f"fully_shard wants equal parts: pass round_to={ranks}"
         )
     return None
+
+
+def _has_pending(shard: Shard) -> bool:
+    """Whether a rank holds gradients of its own, after ``set_requires_gradient_sync(False)``."""
+    param = getattr(shard, "_unsharded_param", None)
+    return shard.unsharded_accumulated_grad is not None or (param is not None and param.grad is not None)
 
 
 @dataclass(eq=False)
@@ -231,17 +239,26 @@ def plain_model(model: nn.Module, blocks: Collection[str]) -> Iterator[None]:
         yield
 
 
-def misplaced(model: nn.Module, blocks: Mapping[str, nn.Module]) -> str | None:
-    """What is wrong about where ``fully_shard`` was called, if anything."""
-    odd = [n for n in sharded_modules(model) if n and n not in blocks]
+def misplaced(model: nn.Module, called: Collection[str]) -> str | None:
+    """What is wrong about where ``fully_shard`` was called, if anything.
+
+    Args:
+        model: the model.
+        called: names of its modules that are called, ``""`` for the model itself.
+    """
+    odd = [
+        n or type(m).__name__.removeprefix("FSDP")
+        for n, m in sharded_modules(model).items()
+        if n not in called
+    ]
     return _not_called(odd) if odd else None
 
 
 def _not_called(names: list[str]) -> str:
     return (
         f"fully_shard was called on {', '.join(map(repr, names[:3]))}, which the compiled model does not "
-        "call. Call it on modules in compiled.called_blocks and on the compiled model (compile(blocks=...) "
-        "names other modules)"
+        "call. Call it after compile, on modules in compiled.called_blocks and on the compiled model "
+        "(compile(blocks=...) names other modules)"
     )
 
 

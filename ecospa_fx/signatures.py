@@ -16,6 +16,7 @@ from ecospa_fx.caches import with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
+from ecospa_fx.fsdp import misplaced
 from ecospa_fx.passes.analyse import analyse
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.kernels import kernels
@@ -171,6 +172,8 @@ class Signatures:
                 "the model has not been called in this way yet, and torch is tracing, so that it cannot be "
                 "captured now; call the model once before torch.compile, torch.export or torch.onnx.export"
             )
+        if problem := misplaced(self._model, self.blocks):
+            raise CaptureError(problem)
         example = with_dense_caches(named, (s.program for s in self)) if removal.removed else named
         program = self._traced(example, self.blocks)
         refused = regions(program.graph, self.blocks).refused

@@ -56,10 +56,10 @@ def model() -> CompiledModel:
 
 def sharded(**options: Any) -> CompiledModel:
     compiled = model()
-    mesh = init_device_mesh("cpu", (RANKS,))
+    options = {"mesh": init_device_mesh("cpu", (RANKS,)), **options}
     for block in compiled.called_blocks.values():
-        fully_shard(block, mesh=mesh, **options)
-    fully_shard(compiled, mesh=mesh, **options)
+        fully_shard(block, **options)
+    fully_shard(compiled, **options)
     return compiled
 
 
@@ -144,7 +144,13 @@ def options_survive(folder: Path) -> None:
 
     alone = model()
     fully_shard(alone, mesh=init_device_mesh("cpu", (RANKS,)))
-    ways = ({"reshard_after_forward": False}, {"reshard_after_forward": True}, {"shard_placement_fn": across})
+    grid = init_device_mesh("cpu", (RANKS, 1), mesh_dim_names=("copies", "parts"))
+    ways: tuple[dict[str, Any], ...] = (
+        {"mesh": grid},
+        {"reshard_after_forward": False},
+        {"reshard_after_forward": True},
+        {"shard_placement_fn": across},
+    )
     for compiled in (alone, *(sharded(**options) for options in ways)):
         losses = train(compiled, adamw(compiled), range(STEPS), mine)
         torch.testing.assert_close(losses, expected, rtol=1e-9, atol=0)
@@ -261,6 +267,16 @@ def refusals(folder: Path) -> None:
     assert "fully_shard was called on 'outlet', which the compiled model does not call" in error
     error = refused(lambda: other(batch(0)))
     assert "fully_shard was called on 'outlet', which the compiled model does not call" in error
+    error = refused(lambda: other.eval()(batch(0)))
+    assert "fully_shard was called on 'outlet', which the compiled model does not call" in error
+    first = fully_shard(Net().double(), mesh=init_device_mesh("cpu", (RANKS,)))
+    assert "'Net', which the compiled" in refused(lambda: ecospa_fx.compile(first, args=(batch(0),)))
+    waiting = sharded()
+    stepped(waiting, adamw(waiting), mine(batch(0)))
+    waiting.set_requires_gradient_sync(False)
+    waiting(mine(batch(0))).sum().backward()
+    error = refused(lambda: waiting.sparsify(ratio=0.5, score="magnitude", allocation="uniform"))
+    assert "gradients that ranks have not added up yet" in error
     across = sharded(shard_placement_fn=lambda p: Shard(1) if p.shape in [(10, 14), (10, 18)] else None)
     across(mine(batch(0))).sum().backward()
     one_less = sum(p.numel() for p in across.parameters()) - 21
