@@ -107,9 +107,8 @@ class SparsitySchedule:
         check_reading(samples, self.score)
         self.lockstep = Lockstep(compiled, optimizer, followers, group)
         self.compiled = self.lockstep.compiled
-        self.steps = 0
+        self.steps, self._due = 0, False
         self.reports: list[SparsifyReport] = []
-        self._due = False
         units = "gradients" in find_score(self.score).needs or callable(self.score)
         self.fisher = FisherAccumulator(self.compiled, units, self.course.settings.kinds)
         if any(True for _ in self.compiled.signatures):
