@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from ecospa_fx.labels import Ids, Value
+from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.program import Analysis
+
+_PRODUCTS = frozenset({"mul", "mul_", "div", "div_", "bmm", "matmul", "einsum"})
 
 Streams = dict[int, int]  # representative component → bit set of the streams that carry it
 
@@ -17,8 +19,9 @@ def residual_components(analysis: Analysis) -> Ids:
     """Components that leave their stream and are added to it again.
 
     A stream is a connected run of values that carry a component. In a residual network a value leaves
-    its stream (through a layer) and meets it again where both carry the same component. Gates, RoPE
-    halves, low-rank adapters and layers that share weights never do: their branches begin anew.
+    its stream (through a layer) and is added to it where both carry the same component. Gates, RoPE
+    halves, low-rank adapters and layers that share weights never do: their branches begin anew, or are
+    multiplied. Nor does a recurrence whose step sizes come from its own inputs: whatever it adds shares them.
 
     Returns:
         The components, as an integer array.
@@ -51,8 +54,8 @@ class _Walk:
                 if component not in carried or component in summed or source.op == "get_attr":
                     gone |= streams
                     continue
-                if here.get(component, 0) & self.left[source] or any(
-                    streams & self.left[other]
+                if not _multiplies(node) and any(
+                    self._returns(component, source, other) or self._returns(component, other, source)
                     for other in inputs
                     if other is not source and component in self.inside[other]
                 ):
@@ -60,12 +63,25 @@ class _Walk:
                 here[component] = here.get(component, 0) | streams
         for component in carried:
             if component not in here:
-                here[component] = 1 << self.count
-                self.count += 1
+                here[component] = self._born(node)
         on_board = 0
         for streams in here.values():
             on_board |= streams
         self.inside[node], self.left[node] = here, gone & ~on_board  # a norm leaves and joins in one breath
+
+    def _born(self, node: fx.Node) -> int:
+        """A stream of its own for what is computed from inputs; parameters alone make none."""
+        value = self.analysis.values.get(node)
+        first = value[0] if isinstance(value, tuple) else value
+        if not isinstance(first, Value) or first.nature < Nature.ACTIVATION:
+            return 0
+        self.count += 1
+        return 1 << (self.count - 1)
+
+    def _returns(self, component: int, branch: fx.Node, trunk: fx.Node) -> bool:
+        """Whether ``branch`` left a stream of ``trunk``, and has one of its own that the trunk has not."""
+        own, other = self.inside[branch][component], self.inside[trunk][component]
+        return bool(self.left[branch] & other and own & ~other)
 
     def _summed(self, node: fx.Node, source: fx.Node) -> set[int]:
         """Components of ``source`` that a sum of products ends; a square weight brings the same anew."""
@@ -86,3 +102,8 @@ class _Walk:
         arrays = [a for a in arrays if axis is None or axis in a.axes]
         component = self.analysis.partition.component
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
+
+
+def _multiplies(node: fx.Node) -> bool:
+    """Whether what meets is multiplied: a gate or a step size made from what it scales is no residual."""
+    return getattr(node.target, "__name__", str(node.target)).split(".")[0] in _PRODUCTS

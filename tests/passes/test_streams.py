@@ -11,7 +11,7 @@ from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.streams import residual_components
 from tests.models.tiny import Function, program
 
-SHAPES = {"e": (8, 6), "a": (9, 8), "b": (8, 9), "h": (6, 8), "s": (8, 8)}
+SHAPES = {"e": (8, 6), "a": (9, 8), "b": (8, 9), "h": (6, 8), "s": (8, 8), "c": (8,)}
 
 
 def layer(m: object, y: Tensor) -> Tensor:
@@ -59,6 +59,23 @@ def single(m: object, x: Tensor) -> Tensor:
     return F.linear(y + F.linear(y, m.s).relu(), m.h)
 
 
+def highway(m: object, x: Tensor) -> Tensor:
+    """A gate of full width shares out between a layer and what goes round it."""
+    y = F.linear(x, m.e)
+    share = torch.sigmoid(F.linear(y, m.s))
+    return F.linear(y * (1 - share) + layer(m, y) * share, m.h)
+
+
+def scan(m: object, x: Tensor) -> Tensor:
+    """A recurrence whose step sizes come from its own inputs (Gu and Dao, 2023)."""
+    y = F.linear(x, m.e)
+    step = layer(m, y).sigmoid()
+    state = torch.zeros_like(y[..., 0, :])
+    for t in range(3):
+        state = torch.exp(-step[..., t, :] * m.c.exp()) * state + step[..., t, :] * y[..., t, :]
+    return F.linear(state + y[..., 2, :] * m.c, m.h)
+
+
 CASES = {
     "residual": (stream, True),
     "pre-norm": (normed, True),
@@ -68,6 +85,8 @@ CASES = {
     "rotary": (rotary, False),
     "adapter": (adapter, False),
     "shared layer": (twice, False),
+    "highway": (highway, True),
+    "scan": (scan, False),
 }
 
 
