@@ -12,7 +12,7 @@ from torch import fx, nn
 from ecospa_fx.blocks import Stage, block_place, through, unwrapped
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.fsdp import still_sharded
-from ecospa_fx.regions import Region, regions, size_sources
+from ecospa_fx.regions import Region, is_size, regions, size_sources
 from ecospa_fx.shortcut import Shortcut, observed
 
 Place = tuple[Mapping[str, Any], str]
@@ -179,16 +179,22 @@ def call_of(region: Region) -> Call:
         if node not in sizes:
             env[node] = graph.placeholder(f"value_{len(env)}")
     for node, (tensor, axis) in sizes.items():
-        env[node] = graph.call_method("size", (env[tensor], axis))
+        env[node] = _size(graph, (env[tensor], axis))
     for node in region.nodes:
         args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-        env[node] = graph.create_node(node.op, node.target, args, kwargs)
+        env[node] = (
+            _size(graph, args) if is_size(node) else graph.create_node(node.op, node.target, args, kwargs)
+        )
     results = tuple(env[n] for n in region.outputs)
     graph.output(results[0] if len(results) == 1 else results)
     return Call(region.block, graph, names)
 
 
 def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
-    if node.target is torch.ops.aten.sym_size.int:  # vmap has no rule for it
-        return graph.call_method("size", fx.map_arg(node.args, env.__getitem__))
+    if is_size(node):
+        return _size(graph, fx.map_arg(node.args, env.__getitem__))
     return graph.node_copy(node, env.__getitem__)
+
+
+def _size(graph: fx.Graph, args: Any) -> fx.Node:
+    return graph.call_method("size", args)  # vmap has no rule for the operator

@@ -74,13 +74,15 @@ def _owners(graph: fx.Graph, blocks: frozenset[str]) -> tuple[Owners, dict[str, 
     of: dict[str, str] = {}
     emitted: list[fx.Node] = []  # by a rewrite, on the way to the next node that was traced
     for node in graph.nodes:
-        if node.op in ("get_attr", "placeholder", "output") or node.target is torch.ops.aten.sym_size.int:
+        if node.op in ("get_attr", "placeholder", "output"):
             continue
         stack = node.meta.get("nn_module_stack")
         if stack is None:
             emitted.append(node)
             continue
         call = next((key for key, (path, _) in stack.items() if path.partition("@")[0] in blocks), None)
+        if is_size(node) and not (call is not None and owners.get(node.all_input_nodes[0]) == call):
+            continue  # a size of what comes from outside
         if call is not None:
             of[call] = stack[call][0].partition("@")[0]
             owners.update(dict.fromkeys([*emitted, node], call))
@@ -123,6 +125,11 @@ def _obstacle(region: Region, owners: Owners, call: str) -> str | None:
             return f"{node.name}, outside of it, has to run between its operators"
         node = node.next
     return None
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node reads one size of a tensor."""
+    return node.target is torch.ops.aten.sym_size.int
 
 
 def is_impure(node: fx.Node) -> bool:

@@ -154,3 +154,12 @@ def test_a_block_that_computes_from_nothing_is_not_called() -> None:
     g.graph.output((g.add("", aten.mul.Tensor, g.x, y),))
     assert regions(g.graph, ["a"]).refused == {"a": "nothing goes through it"}
     ran(g.graph)
+
+
+def test_sizes_of_what_a_block_computes_are_its_own() -> None:
+    g = Graph()
+    y = g.add("a", aten.mul.Tensor, g.x, g.w["a"])
+    y = g.add("a", aten.reshape.default, y, [g.add("a", aten.sym_size.int, y, 0), 1])
+    g.graph.output((g.add("b", aten.mul.Tensor, y, g.w["b"]),))
+    assert shown(g.graph) == ["a", "b"]
+    ran(g.graph)
