@@ -15,8 +15,8 @@ from torch.optim import AdamW
 
 import ecospa_fx
 from ecospa_fx import CompiledModel, LoadError, SparsitySchedule, load_checkpoint, save_checkpoint
+from tests.distributed.nets import adamw, batch, mine, model, sharded, stepped
 from tests.distributed.processes import RANKS, Check, passed, run
-from tests.distributed.test_fsdp import adamw, batch, mine, model, sharded, stepped
 
 STEPS, SAVED = 9, 5  # rounds come after steps 2, 4 and 6
 Run = tuple[CompiledModel, AdamW, SparsitySchedule]
