@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecospa_fx.cache_layers import is_cache
+from ecospa_fx.errors import InputError
 from ecospa_fx.masked import (
     Difference,
     call_masked,
     floats,
+    fresh,
     gradient_pairs,
     largest,
     projected_gradients,
@@ -40,7 +43,17 @@ def verify(
 
     Returns:
         The largest differences.
+
+    Raises:
+        InputError: the call brings a cache that is smaller than that of the masked model.
     """
+    small = [n for n, v in inputs.items() if removal.removed and is_cache(v) and v.get_seq_length()]
+    if small:
+        raise InputError(
+            f"{small[0]} came out of the smaller model, and the masked model needs one of dense width: "
+            "verify the whole text in one call, without a cache"
+        )
+    inputs = fresh(inputs)  # the call fills the cache that it is given
     parameters = dict(model.named_parameters())
     state = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in parameters.items()}
     with repeatable(model):

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 
+import ecospa_fx
+from ecospa_fx import InputError
 from ecospa_fx.masked import Difference
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.removal import Removal
+from ecospa_fx.testing import random_removal
 from tests.models.snapshot import untouched
 
 X = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -75,3 +79,20 @@ def test_nothing_is_left_behind() -> None:
     with untouched(model):
         found = verify(lambda: model(X), model, {"input": X}, Removal(), shapes)
     assert found == Difference()
+
+
+def test_a_cache_of_the_smaller_model() -> None:
+    config = hf.LlamaConfig(
+        vocab_size=31, hidden_size=24, intermediate_size=44, num_hidden_layers=1, num_attention_heads=4
+    )
+    compiled = ecospa_fx.compile(hf.LlamaForCausalLM(config))
+    tokens = torch.arange(8).view(2, 4)
+    with torch.no_grad():
+        past = compiled(tokens, use_cache=True).past_key_values
+    assert compiled.verify(tokens[:, :1], past_key_values=past, use_cache=True).within(1e-4)
+    compiled.apply(random_removal(compiled, 0.4))
+    past = compiled(tokens, use_cache=True).past_key_values
+    with pytest.raises(InputError, match=r"past_key_values came out of the smaller model.* in one call"):
+        compiled.verify(tokens[:, :1], past_key_values=past, use_cache=True)
+    assert past.get_seq_length() == 4
+    assert compiled.verify(tokens, use_cache=True).within(1e-4)
