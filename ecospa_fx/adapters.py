@@ -15,7 +15,7 @@ from ecospa_fx.errors import RewriteError
 def merge_adapters(compiled: CompiledModel) -> CompiledModel:
     """A compiled model of the base model's class, with the adapters merged into its weights.
 
-    What has been removed stays removed, and what was frozen stays frozen. Nothing of ``compiled`` changes. For
+    What has been removed stays removed, what was frozen stays frozen. Nothing of ``compiled`` changes. For
     a moment it takes the memory of the dense base model.
 
     Args:
