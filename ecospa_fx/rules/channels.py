@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ecospa_fx.labels import Value
+from ecospa_fx.labels import LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.meet import Operand, meet
 from ecospa_fx.rules.registry import rule
@@ -53,6 +53,20 @@ def batch_norm_in_evaluation(call: Call) -> list[Arrays]:
     """The same in functional form; the statistics that it also returns are empty."""
     x = call.value("input")
     return [_affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias")), (), ()]
+
+
+@rule("aten._native_batch_norm_legit_functional.default")
+def batch_norm_in_training(call: Call) -> list[Arrays]:
+    """With the batch's statistics, which it also returns, and the running ones after this batch."""
+    x = call.value("input")
+    axes = [0, *range(2, x.rank)] if call.args["training"] else []
+    out = _affine(
+        call,
+        spared(call, x, axes, "normalised along this axis"),
+        ("running_mean", "running_var", "weight", "bias"),
+    )
+    channels = tuple(LabelArray(a.ids.ravel(), zero=False) for a in out if a.axes == {1})
+    return [out, *(channels if o.shape == x.shape[1:2] else () for o in call.outputs[1:])]
 
 
 def _fewer_groups(site: Site) -> None:

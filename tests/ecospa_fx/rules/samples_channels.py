@@ -20,6 +20,13 @@ SAMPLES = {
         sample(X, weight(6), weight(6), MEAN, SPREAD, 0.1, 1e-5),
         sample(SHIFTED, None, None, MEAN, SPREAD, 0.1, 1e-5),
     ),
+    "aten._native_batch_norm_legit_functional.default": (
+        sample(X, weight(6), weight(6), MEAN, SPREAD, True, 0.1, 1e-5),
+        sample(SHIFTED, weight(6), weight(6), MEAN, SPREAD, True, 0.1, 1e-5),
+        sample(activation(2, 6, 4, 3, on=1), weight(6), None, MEAN, SPREAD, True, 0.1, 1e-5),
+        sample(X, weight(6), weight(6), MEAN, SPREAD, False, 0.1, 1e-5),
+        sample(activation(2, 6, 7, on=2), None, None, MEAN, SPREAD, True, 0.1, 1e-5, frozen=True),
+    ),
     "aten.group_norm.default": (
         sample(X, 6, weight(6), weight(6)),
         sample(activation(2, 6, 4, 3, on=1), 6, weight(6), weight(6)),
