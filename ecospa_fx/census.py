@@ -46,6 +46,7 @@ class Census:
         self.slots = np.array([c.slot for c in graph.couples], np.int64)[self.couples]
         self._moving = self._moving_axes()
         self._components = np.concatenate([np.zeros(0, np.int64), *(a.components for a in self._moving)])
+        self._above = np.concatenate([np.zeros(0, np.int64), *map(self._experts_above, self._moving)])
         sizes = [len(a.components) for a in self._moving]
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
         self._names = {name: i for i, name in enumerate(graph.shapes)}
@@ -57,6 +58,15 @@ class Census:
         found = [a for a in self.graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
         stacks = {a.parameter for a in found if a.rows > 1}
         return [a for a in found if a.axis > 0 or a.parameter not in stacks]
+
+    def _experts_above(self, axis: ParameterAxis) -> Ids:
+        """The expert that holds each place of a stack; elsewhere the place's own component."""
+        if axis.rows > 1:
+            for other in self.graph.axes:
+                if (other.parameter, other.axis) == (axis.parameter, 0):
+                    rows = np.repeat(other.components, len(axis.components) // axis.rows)
+                    return np.where(self.partition.chosen[rows], rows, axis.components)
+        return axis.components
 
     def _fixed_sizes(self) -> Ids:
         """For each parameter the product of the present sizes of the axes that do not move."""
@@ -83,7 +93,7 @@ class Census:
 
     def _widths(self, dead: Ids) -> Ids:
         """Present number of places along each moving axis, those of all rows of a stack."""
-        alive = np.concatenate([[0], np.cumsum(~dead[self._components])])
+        alive = np.concatenate([[0], np.cumsum(~(dead[self._components] | dead[self._above]))])
         return np.asarray(alive[self._starts[1:]] - alive[self._starts[:-1]], np.int64)
 
     def params(self, dead: Ids) -> int:
@@ -101,8 +111,10 @@ class Census:
         """
         widths = self._widths(dead)
         across = self.sizes(dead)[self._owner] / np.maximum(widths, 1)
-        weights = np.repeat(across, np.diff(self._starts)) * ~dead[self._components]
+        weights = np.repeat(across, np.diff(self._starts)) * ~(dead[self._components] | dead[self._above])
         count = np.bincount(self._components, weights, minlength=self.partition.num_components)
+        inside = self._above != self._components
+        count += np.bincount(self._above[inside], weights[inside], minlength=len(count))
         return np.asarray(count, np.float64)
 
     def removal_of(self, dead: Ids) -> Removal:

@@ -37,7 +37,8 @@ class Couple:
 
     Attributes:
         name: the common path of its weights, the kind, and the head where there are several.
-        kind: ``"qk"``, ``"vo"``, ``"ffn"``, ``"lowrank"``, ``"conv"``, ``"head"`` or ``"residual"``.
+        kind: ``"qk"``, ``"vo"``, ``"ffn"``, ``"lowrank"``, ``"conv"``, ``"head"``, ``"expert"`` or
+            ``"residual"``.
         weights: its parameter axes.
         units: component ids of its units, in the order of their first index.
         head: the head's (or KV group's) number, None without heads.
@@ -118,6 +119,7 @@ class CouplingGraph:
         couple_of: couple of each component, -1 for none, shape ``[components]``.
         segment_of: segment of each unit, -1 for none; units of a segment are interchangeable.
         bundle_of: bundle of each segment; segments of a bundle keep equal counts (the heads of a layer).
+        least: how many units of a segment have to stay, where that is more than one (a router's experts).
     """
 
     couples: tuple[Couple, ...]
@@ -127,6 +129,7 @@ class CouplingGraph:
     couple_of: Ids
     segment_of: Ids
     bundle_of: Ids
+    least: Mapping[int, int] = field(default_factory=dict)
     _by_name: dict[str, Couple] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from ecospa_fx.components import components, condense, held_experts, taken_along
 from ecospa_fx.stacks import Stacks
 
 Ids = np.ndarray
@@ -36,6 +35,7 @@ class Tag(enum.IntFlag):
     NORM = 64  # normalised over its own axis
     CONV = 128  # moves through a convolution
     HEAD = 256  # shared by two activations that are multiplied, and not summed over: a head as a whole
+    EXPERT = 512  # a whole expert, which goes by choice only, and takes its hidden units along
 
 
 class Nature(enum.IntEnum):
@@ -150,7 +150,7 @@ class Partition:
         return len(self.pin)
 
     def close(self, dead: Ids) -> Ids:
-        """Add the coarse components whose fine ones are all dead.
+        """Add what experts take along, and the coarse components whose fine ones are all dead.
 
         Args:
             dead: bool, shape ``[components]``.
@@ -158,10 +158,10 @@ class Partition:
         Returns:
             A new bool array of the same shape.
         """
-        dead = dead.copy()
+        dead = taken_along(dead, self.chosen, self.coarse, self.fine)
         coarse = np.zeros(self.num_components, bool)
         coarse[self.coarse] = True
-        parents = np.flatnonzero(coarse & (self.pin < 0))
+        parents = np.flatnonzero(coarse & (self.pin < 0) & ~self.chosen)
         while len(parents):
             held = np.zeros(self.num_components, bool)
             held[self.coarse[~dead[self.fine]]] = True
@@ -170,6 +170,11 @@ class Partition:
                 break
             dead[fresh] = True
         return dead
+
+    @property
+    def chosen(self) -> Ids:
+        """Components that go by choice, and never because all that is under them has gone: whole experts."""
+        return (self.tags & int(Tag.EXPERT)) > 0
 
 
 @dataclass(eq=False)
@@ -186,6 +191,7 @@ class LabelSpace:
     _pins: list[tuple[Ids, int]] = field(default_factory=list)
     _tags: list[tuple[Ids, Tag]] = field(default_factory=list)
     _slots: list[tuple[int, int]] = field(default_factory=list)
+    _experts: dict[int, Ids] = field(default_factory=dict)
 
     def fresh(self, shape: Sequence[int]) -> Ids:
         """New labels in an array of ``shape``."""
@@ -201,6 +207,18 @@ class LabelSpace:
             self._slots.append((int(ids.flat[0]), self.size))
             self.tag(ids, Tag.SLOT)
         return ids
+
+    def experts(self, router: int, count: int) -> Ids:
+        """Labels of the experts of a router, made when they are first asked for."""
+        if router not in self._experts:
+            self._experts[router] = self.slots((count,))
+            self.tag(self._experts[router], Tag.EXPERT)
+        return self._experts[router]
+
+    def are_experts(self, ids: Ids) -> bool:
+        """Whether labels were made by :meth:`experts`."""
+        first = int(ids.flat[0])
+        return any(known[0] <= first <= known[-1] for known in self._experts.values())
 
     def stack(self, rows: int, width: int) -> Ids:
         """New labels for the matrices of a stack, each of which chooses for itself: ``[rows, width]``."""
@@ -257,8 +275,8 @@ class LabelSpace:
         left, right = self.stacks.mirrored(left, right)
         left, right = np.concatenate([left, pinned[0]]), np.concatenate([right, pinned[1]])
         coarse, fine = np.concatenate([none, *self._coarse]), np.concatenate([none, *self._fine])
-        component = _components(self.size, left, right)
-        component, coarse, fine = _condense(component, coarse, fine)
+        component = components(self.size, left, right)
+        component, coarse, fine = condense(component, coarse, fine)
         count = int(component.max()) + 1 if self.size else 0
         label_tags = np.zeros(self.size, np.int64)
         for ids, tag in self._tags:
@@ -270,23 +288,5 @@ class LabelSpace:
         pin = np.full(count, -1)
         for ids, reason in reversed(self._pins):  # the first reason given stays
             pin[component[ids]] = reason
+        pin = held_experts(pin, (tags & int(Tag.EXPERT)) > 0, coarse, fine)
         return Partition(component, pin, tags, label_tags, coarse, fine, tuple(self.reasons))
-
-
-def _components(size: int, left: Ids, right: Ids) -> Ids:
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(size, size))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64) if size else left
-
-
-def _condense(component: Ids, coarse: Ids, fine: Ids) -> tuple[Ids, Ids, Ids]:
-    """Implications between components: without doubles, and acyclic."""
-    if not len(coarse):
-        return component, coarse, fine
-    count = int(component.max()) + 1
-    edges = np.unique(component[coarse] * count + component[fine])
-    up, down = edges // count, edges % count
-    graph = coo_array((np.ones(len(up), np.int8), (up, down)), shape=(count, count))
-    strong = np.asarray(connected_components(graph, directed=True, connection="strong")[1], np.int64)
-    edges = np.unique(strong[up] * count + strong[down])
-    up, down = edges // count, edges % count
-    return strong[component], up[up != down], down[up != down]

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.folds import assembly, flat
 from ecospa_fx.labels import Ids, LabelSpace, Partition, Reason, Value
+from ecospa_fx.routers import Router
 from ecospa_fx.rules.call import Call
 
 
@@ -31,6 +32,7 @@ class Program:
         prepare: from a call's arguments to those of the graph, which may hold more.
         state_in: which flat inputs are a cache: state that shrinks with the model, not an input.
         state_out: which flat outputs are.
+        routers: choices among experts that its markers tell of.
     """
 
     graph: fx.Graph
@@ -42,6 +44,7 @@ class Program:
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     state_in: tuple[bool, ...] = ()
     state_out: tuple[bool, ...] = ()
+    routers: tuple[Router, ...] = ()
 
     def leaves(self, named: Mapping[str, Any]) -> list[Any]:
         """Flat inputs of the graph for one call's arguments.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.blocks import bare, callable_for_parts, has_hooks, unwrapped
-from ecospa_fx.caches import with_dense_caches, with_room
+from ecospa_fx.caches import plain_arguments, with_dense_caches, with_room
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
@@ -23,6 +23,7 @@ from ecospa_fx.passes.kernels import kernels
 from ecospa_fx.passes.level import level
 from ecospa_fx.passes.open import open_signature
 from ecospa_fx.passes.rewrite import rewrite
+from ecospa_fx.passes.without import without_experts
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.regions import regions
 from ecospa_fx.removal import Removal
@@ -134,6 +135,17 @@ class Signatures:
         if whole:
             return Executable(written.graph, constants, self._owner)
         return self._executable(written.graph, constants)
+
+    def without_experts(
+        self, named: Mapping[str, Any], removal: Removal
+    ) -> Callable[[Mapping[str, torch.Tensor]], Any] | None:
+        """From dense parameters to the output of a call without the experts that are gone; None with all."""
+        if not removal.removed:
+            return None
+        signature, leaves = self.of(plain_arguments(named)[0], removal)
+        analysis = signature.coupled[1]
+        run = without_experts(analysis, dead_labels(analysis, removal), self._model)
+        return None if run is None else lambda parameters: run(parameters, leaves)
 
     def _executable(self, graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> Executable:
         for name in self.blocks:

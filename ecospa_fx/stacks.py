@@ -72,6 +72,17 @@ class Stacks:
         every = ids.ravel() + np.arange(rows[0])[:, None] * step
         return np.asarray(every.reshape(-1, *ids.shape))
 
+    def standing(self, dead: Ids) -> Ids:
+        """``dead``, where rows 0 that are gone as a whole stand for what the first row that is left keeps."""
+        dead = dead.copy()
+        for block in self.routed:
+            start, rows, width = self.starts[block], self.rows[block], self.widths[block]
+            every = dead[start : start + rows * width].reshape(rows, width)
+            left = np.flatnonzero(~every.all(1))
+            if len(left):
+                every[0] = every[left[0]]
+        return dead
+
     def columns(self, labels: Ids) -> tuple[Ids, Ids]:
         """Pairs that unite each label that stands for a column with the rest of it."""
         rows, step = self.represented(labels)

@@ -203,13 +203,15 @@ def random_removal(
     dead = _gone(compiled)
     for bundle in np.unique(graph.bundle_of):
         segments = np.flatnonzero(graph.bundle_of == bundle)
-        alive = [np.flatnonzero((graph.segment_of == s) & ~dead) for s in segments]
-        if alive[0].size and graph.couples[graph.couple_of[alive[0][0]]].kind in kinds:
+        found = [np.flatnonzero((graph.segment_of == s) & ~dead) for s in segments]
+        alive = [units for units in found if units.size]  # heads and experts may be gone
+        if alive and graph.couples[graph.couple_of[alive[0][0]]].kind in kinds:
             fewest = min(len(units) for units in alive)
+            least = graph.least.get(int(segments[0]), 1)
             free = ragged and not graph.boxed[segments[0]]
             for units in alive:
                 share = 2 * fraction * rng.random() if free else fraction
-                most = (len(units) if free else fewest) - 1
+                most = (len(units) if free else fewest) - least
                 count = min(int((most + 1) * share), most)
                 dead[rng.permutation(units)[:count]] = True
     return removal_of(compiled, dead)

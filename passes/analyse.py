@@ -5,6 +5,7 @@ from __future__ import annotations
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.propagate import propagate
+from ecospa_fx.passes.routers import with_routers
 from ecospa_fx.passes.stacks import stacked_axes
 from ecospa_fx.program import Analysis, Program
 
@@ -12,12 +13,15 @@ from ecospa_fx.program import Analysis, Program
 def analyse(program: Program) -> tuple[CouplingGraph, Analysis]:
     """Find the couples of a program; matrices of a stack choose for themselves where they can.
 
+    The program of the analysis carries markers where routers pick experts.
+
     Args:
         program: the captured program.
 
     Returns:
         The coupling graph, and the analysis that it holds for.
     """
+    program = with_routers(program)
     graph, analysis = couple(propagate(program))
     stacked = stacked_axes(analysis, graph)
     return couple(propagate(program, stacked)) if stacked else (graph, analysis)

@@ -15,7 +15,7 @@ from ecospa_fx.labels import Ids
 from ecospa_fx.ladder import Bounds, bundle_depths
 from ecospa_fx.plan import PlanSettings
 
-KINDS = (*DEFAULT_KINDS, "residual")
+KINDS = (*DEFAULT_KINDS, "expert", "residual")
 
 
 class Limits:
@@ -82,6 +82,8 @@ class Limits:
         allowed = np.maximum(self.units_left() - went, 0) // np.maximum(heads, 1)
         width = bundle_depths(self.census, left)
         least = np.maximum(-(-self.settings.min_width // self.rows), 1)
+        for segment, count in self.graph.least.items():
+            least[bundle[segment]] = max(least[bundle[segment]], count)
         return Bounds(np.clip(np.minimum(width - least, allowed), 0, None), *self._pace(width))
 
     def _pace(self, width: Ids) -> tuple[Ids, Ids]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +16,13 @@ from ecospa_fx.coupling import (
     numbered,
 )
 from ecospa_fx.labels import Ids, Partition, Reason, Tag
+from ecospa_fx.passes.boxes import Rows, rows_of
+from ecospa_fx.passes.experts import least_of, parts_of
 from ecospa_fx.passes.streams import residual_components
 from ecospa_fx.program import Analysis
 
 _KINDS = (
+    (Tag.EXPERT, "expert"),
     (Tag.RESIDUAL, "residual"),
     (Tag.DOT, "qk"),
     (Tag.VALUE, "vo"),
@@ -52,43 +53,6 @@ def couple(analysis: Analysis) -> tuple[CouplingGraph, Analysis]:
     return builder.build(), analysis
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Components of a joint label array, one row per outer index, shape ``[rows, width]``."""
-
-    ids: Ids
-    components: Ids
-
-
-def _rows(analysis: Analysis) -> Iterator[_Rows]:
-    """Every joint array once, however many values carry it."""
-    seen: set[Any] = set()
-    for ids in _boxes(analysis):
-        components = analysis.partition.component[ids]
-        key = (ids.shape, components.tobytes())
-        if key not in seen:
-            seen.add(key)
-            yield _Rows(ids, components)
-
-
-def _boxes(analysis: Analysis) -> Iterator[Ids]:
-    """Label arrays whose rows must keep equal counts, ``[rows, width]``."""
-    stacks, seen = analysis.space.stacks, set()
-    for value in analysis.leaves():
-        for array in value.arrays:
-            if id(array.ids) in seen:
-                continue
-            seen.add(id(array.ids))
-            every = stacks.every_row(array.ids)
-            if len(array.axes) > 1 or every is not None:
-                ids = np.moveaxis(array.ids if every is None else every, value.inner(array) - value.rank, -1)
-                yield ids.reshape(-1, ids.shape[-1])
-    for part in stacks.parts:
-        every = stacks.every_row(part)
-        if every is not None and part.size:
-            yield every
-
-
 def _hashes(rng: np.random.Generator, count: int) -> Ids:
     return rng.integers(1, 1 << 62, count, dtype=np.int64)
 
@@ -105,7 +69,8 @@ class _Builder:
         owners = self._owners()
         self.slot = self._slots(owners)
         self.group = self._numbered(owners, self.slot)
-        self.rows = list(_rows(analysis))
+        self.parts = list(parts_of(analysis))
+        self.rows = list(rows_of(analysis))
         self.profile = self._profiles()
         self.segment = self._segments()
         self.held = [self._held(rows) for rows in self.rows]
@@ -141,7 +106,8 @@ class _Builder:
         dotted = (self.tags & int(Tag.DOT)) > 0  # queries and keys may come from one fused weight
         units = (self.partition.pin < 0) & ((owners > 1) | dotted & (owners > 0))
         units[self.partition.coarse] = False
-        return units
+        experts = self.partition.chosen & (self.partition.pin < 0) & (owners > 0)
+        return np.asarray(units | experts)
 
     def _owners(self) -> Ids:
         """A number for each unit: units of one kind with the same owners share it."""
@@ -185,7 +151,7 @@ class _Builder:
         return profile
 
     def _segments(self) -> Ids:
-        return self._numbered(self.group, self.profile)
+        return self._numbered(self.group, self.profile, *self.parts)
 
     def _places(self) -> Ids:
         """A hash of the rows of a unit, where rows of a joint array split segments evenly."""
@@ -216,7 +182,7 @@ class _Builder:
         salts = np.concatenate([_hashes(self.rng, int(number.max(initial=0)) + 1), [1]])
         return np.asarray(salts[number])
 
-    def _held(self, rows: _Rows) -> tuple[Ids, Ids, Ids, Ids]:
+    def _held(self, rows: Rows) -> tuple[Ids, Ids, Ids, Ids]:
         """Rows and units that meet, how many units of its segment the row holds, and how many there are."""
         count = len(rows.components)
         number = np.arange(count)[:, None] * self.partition.num_components
@@ -249,8 +215,10 @@ class _Builder:
         couples = numbered([self._couple(m, u) for m, u in zip(members, split, strict=True)])
         shapes = dict(self.analysis.program.parameters)
         return CouplingGraph(
-            tuple(couples), tuple(self._frozen()), self.axes, shapes, couple_of, self.segment, self._bundles()
-        )
+            tuple(couples), tuple(self._frozen()), self.axes, shapes, couple_of, self.segment,
+            self._bundles(),
+            least_of(self.analysis, self.units, self.segment),
+        )  # fmt: skip
 
     def _first_seen(self) -> Ids:
         first = np.full(self.partition.num_components, np.iinfo(np.int64).max)

@@ -39,8 +39,10 @@ def consumed_by_expert(
             hidden = _hidden(analysis, array)
             if hidden is not None and w[1][hidden[1]] in x[1]:
                 rows, axis = hidden
+                left = (~dead[rows]).any(1)  # experts that are gone have no row, and are never picked
                 tensors = _item(values, w[0]), _item(values, x[0])
-                energy = _energy(tensors, (w[1], x[1]), axis, picks.flatten(), len(rows), grouped)
+                energy = _energy(tensors, (w[1], x[1]), axis, picks.flatten(), left, grouped)
+                rows = rows[left]
                 alive = rows[~dead[rows]].reshape(len(rows), -1)
                 return analysis.partition.component[alive], energy
     return None
@@ -61,8 +63,8 @@ def _hidden(analysis: Analysis, array: LabelArray) -> tuple[Ids, int] | None:
 
 
 def _energy(tensors: tuple[torch.Tensor, torch.Tensor], axes: tuple[tuple[int, ...], tuple[int, ...]],
-            hidden: int, picks: torch.Tensor, experts: int, grouped: bool) -> Ids:  # fmt: skip
-    """Energies of the indices that are left, ``[experts, kept]``."""
+            hidden: int, picks: torch.Tensor, left: Ids, grouped: bool) -> Ids:  # fmt: skip
+    """Energies of the indices of experts that are left, ``[experts, kept]``."""
     (w, x), (at_w, at_x) = tensors, axes
     lead = [] if grouped else list(range(w.dim() - 2))
     kept = [0, hidden] if grouped else [*lead, hidden]
@@ -73,7 +75,8 @@ def _energy(tensors: tuple[torch.Tensor, torch.Tensor], axes: tuple[tuple[int, .
     rows = rows.reshape(-1, rows.shape[-1])
     if grouped and len(picks) != len(rows):
         picks = torch.searchsorted(picks, torch.arange(len(rows), device=picks.device), right=True)
-    total = rows.new_zeros(experts, rows.shape[-1]).index_add(0, picks, rows) / len(rows)
+    place = torch.from_numpy(np.maximum(np.cumsum(left) - 1, 0)).to(picks.device)
+    total = rows.new_zeros(int(left.sum()), rows.shape[-1]).index_add(0, place[picks], rows) / len(rows)
     return np.asarray((total * weight if grouped else total).double().cpu().numpy())
 
 

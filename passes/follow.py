@@ -24,6 +24,7 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
             if ids is not None and axis in removal.removed.get(name, {}):
                 gone = _gone(removal, name, axis, analysis.program.parameters[name])
                 if gone.ndim > ids.ndim:
+                    gone = gone[removal.kept(name, 0, len(gone))]
                     torn += [name] * bool((gone != gone[:1]).any())
                     gone = gone[0]
                 dead[ids] = gone
@@ -34,14 +35,30 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
         for ids in axes:
             if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
                 torn.append(name)
-    hollow = components[partition.coarse] & ~components[partition.fine]
+    experts = partition.chosen[partition.coarse]
+    hollow = components[partition.coarse] & ~components[partition.fine] & ~experts
     torn += [n for n, axes in analysis.labels.items() if _holds(axes, partition, partition.coarse[hollow])]
     if torn or (components & (partition.pin >= 0)).any():
         raise PlanError(
             "this call of the model ties more entries together than the plan removes: "
             f"{', '.join(dict.fromkeys(torn))[:300]}"
         )
-    return np.asarray(components[partition.component])
+    dead = np.asarray(components[partition.component])
+    _check_routers(analysis, dead)
+    return dead
+
+
+def _check_routers(analysis: Analysis, dead: Ids) -> None:
+    """Every router can still choose as many experts as it did."""
+    for router in analysis.program.routers:
+        left = ~dead[analysis.space.experts(router.number, router.experts)]
+        fewest = int(left.reshape(router.parts, -1).sum(1).min())
+        if router.refused is None and not left.all() and fewest < router.least:
+            where = f" in one of its {router.parts} groups" if router.parts > 1 else ""
+            raise PlanError(
+                f"the plan leaves {fewest} of the experts of {router.name}{where}, whose router takes "
+                f"{router.chosen} for each token: at least {router.least} have to stay{where and ' in each'}"
+            )
 
 
 def _gone(removal: Removal, name: str, axis: int, shape: tuple[int, ...]) -> Ids:

@@ -55,7 +55,7 @@ class Heads:
                 break
             under[fresh] = high[fresh]
         slots = np.unique(self.census.slots[self.census.slots >= 0])
-        free = (partition.pin[slots] < 0) & ~self.census.dead[slots]
+        free = (partition.pin[slots] < 0) & ~self.census.dead[slots] & ~partition.chosen[slots]
         return np.asarray(slots[free & (under[slots] == slots)])
 
     def _slot_of_components(self) -> Ids:

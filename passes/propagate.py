@@ -21,8 +21,10 @@ from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.routing import Routing
 from ecospa_fx.program import Analysis, Program
+from ecospa_fx.routers import MARKERS
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Arrays, Call, nature_of
+from ecospa_fx.rules.routers import MARKER_RULES
 from ecospa_fx.rules.views import with_slots
 from ecospa_fx.sizes import hint, static
 
@@ -103,11 +105,25 @@ class Interpreter:
     def _labels(self, name: str, shape: torch.Size) -> tuple[np.ndarray | None, ...]:
         """Labels for every axis; the matrices of a stack have their own along one axis, and go with them."""
         labels = [self.space.fresh((n,)) if n > 1 else None for n in shape]
+        experts = self._experts(name)
+        if experts is not None:
+            labels[0] = experts
         if (axis := self.stacked.get(name)) is not None:
-            rows, own = self.space.slots((shape[0],)), self.space.stack(shape[0], shape[axis])
+            rows = self.space.slots((shape[0],)) if experts is None else experts
+            own = self.space.stack(shape[0], shape[axis])
             self.space.imply(rows[:, None], own)
             labels[0], labels[axis] = rows, own
         return tuple(labels)
+
+    def _experts(self, name: str) -> np.ndarray | None:
+        """Labels of the experts that stand along axis 0 of a parameter, those of all routers united."""
+        found = [r for r in self.program.routers if name in r.stacks]
+        ids = [self.space.experts(r.number, r.experts) for r in found]
+        for router, own in zip(found, ids, strict=True):
+            self.space.union(ids[0], own)
+            if router.refused is not None:
+                self.space.pin(own, router.refused)
+        return ids[0] if ids else None
 
     def _call_function(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
@@ -132,6 +148,8 @@ class Interpreter:
             self.values[node] = result if _is_multiple(node) else result[0]
 
     def _flow(self, node: fx.Node, call: Call) -> list[Arrays]:
+        if node.target in MARKERS:
+            return _listed(MARKER_RULES[call.target].flow(call), call)
         if not any(v.arrays for v in call.values()):
             known = TABLE.find(call.target)
             return (

@@ -17,8 +17,10 @@ from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, layout_of
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
+from ecospa_fx.routers import MARKERS
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Call, Join, Pick, lift_ids
+from ecospa_fx.rules.routers import MARKER_RULES
 from ecospa_fx.rules.site import Site, positions
 
 
@@ -58,6 +60,7 @@ class _Rewriter:
         self.analysis = analysis
         self.gone = gone
         self.dead = dead
+        self.standing = analysis.space.stacks.standing(dead)
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -67,7 +70,7 @@ class _Rewriter:
     def run(self) -> Rewritten:
         for node in self.analysis.program.graph.nodes:
             self.env[node] = new = self._visit(node)
-            if isinstance(new, fx.Node):
+            if isinstance(new, fx.Node) and (node.target not in MARKERS or new is not self.env[node.args[0]]):
                 new.meta = {**node.meta, "dense": node}
         self.graph.eliminate_dead_code()
         return Rewritten(self.graph, self.constants)
@@ -80,7 +83,7 @@ class _Rewriter:
                 value.symbolic,
                 tuple(a for a in value.arrays if self.dead[a.ids].any() or self._outer(a, value)),
             )
-            self._layouts[key] = layout_of(alive, self.dead)
+            self._layouts[key] = layout_of(alive, self.standing)
         return self._layouts[key]
 
     def _outer(self, array: Any, value: Value) -> bool:
@@ -93,6 +96,8 @@ class _Rewriter:
             return self._spread(self.graph.node_copy(node), str(node.target))
         call = self.analysis.calls.get(node)
         if call is None or not self._touched(call):
+            if node.target in MARKERS:
+                return self.env[node.args[0]]  # type: ignore[index]
             return self.graph.node_copy(node, self.env.__getitem__)
         try:
             return self._rewritten(node, call)
@@ -118,7 +123,7 @@ class _Rewriter:
         site = Site(call, node.target, args, self.graph, self.layout, self._constant)
         for join in call.joins:
             self._align(site, join)
-        found = TABLE.find(call.target)
+        found = MARKER_RULES.get(call.target) or TABLE.find(call.target)
         if found is not None and found.rewrite is not None:
             found.rewrite(site)
         elif call.picks:

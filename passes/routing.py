@@ -17,6 +17,7 @@ _VIEWS = frozenset(
     {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "clone", "contiguous", "alias"}
 )
 _CASTS = frozenset({"to", "_to_copy"})
+_MARKS = frozenset({"renumbered", "run_ends"})
 _TURNS = frozenset({"transpose", "permute", "mT", "swapaxes"})
 _PICKS = frozenset({"slice", "split", "split_with_sizes", "chunk", "narrow"})
 _PRODUCTS = frozenset({"bmm", "matmul", "einsum"})
@@ -153,7 +154,7 @@ def _origin(node: fx.Node) -> fx.Node:
 
 def _plain(node: Any) -> fx.Node:
     """Seen through casts and views, which keep numbers and their order."""
-    while node.op == "call_function" and short_name(node.target) in _CASTS | _VIEWS:
+    while node.op == "call_function" and short_name(node.target) in _CASTS | _VIEWS | _MARKS:
         if (
             node.meta["val"].dtype == torch.bool
         ):  # a mask picks other matrices than the numbers it was made of

@@ -19,6 +19,7 @@ from ecospa_fx.masked import (
     largest,
     projected_gradients,
     repeatable,
+    widen,
 )
 from ecospa_fx.removal import Removal
 
@@ -29,6 +30,7 @@ def verify(
     inputs: Mapping[str, Any],
     removal: Removal,
     shapes: Mapping[str, tuple[int, ...]],
+    without: Callable[[Mapping[str, torch.Tensor]], Any] | None = None,
 ) -> Difference:
     """Run both models on one call, in evaluation mode, and compare.
 
@@ -40,6 +42,8 @@ def verify(
         inputs: the call's arguments by name.
         removal: what is gone.
         shapes: dense shape of every parameter.
+        without: where whole experts are gone, runs what the masked model computes then on its dense
+            parameters (see :func:`~ecospa_fx.passes.without.without_experts`).
 
     Returns:
         The largest differences.
@@ -60,7 +64,10 @@ def verify(
         outputs = floats(compiled())
         gradients = projected_gradients(outputs, parameters)
     with repeatable(model):
-        expected = floats(call_masked(model, state, removal, shapes, inputs))
+        if without is None:
+            expected = floats(call_masked(model, state, removal, shapes, inputs))
+        else:
+            expected = floats(without({n: widen(p, n, shapes[n], removal) for n, p in state.items()}))
         reference = projected_gradients(expected, state)
     return _difference(outputs, expected, gradients, reference)
 

@@ -107,8 +107,13 @@ class Call:
             self.space.tag(array.ids, tag)
 
     def routed(self, value: Value, by: str) -> Value:
-        """``value`` with the labels of its first matrix, which stand for whichever ``by`` picks."""
+        """``value`` with the labels of its first matrix, which stand for whichever ``by`` picks.
+
+        Experts that may go are numbered anew before, so that their axis may shrink.
+        """
         stacks = self.space.stacks
+        numbered = [a for a in value.on(0) if a.axes == {0} and self.space.are_experts(a.ids)]
+        value = replace(value, arrays=tuple(a for a in value.arrays if a not in numbered))
         found = [a for a in value.arrays if len(a.axes) == 2 and 0 in a.axes and stacks.holds(a.ids)]
         if not found:
             return value

@@ -1,0 +1,105 @@
+"""Ballot: what one value of a graph is to a router, and how it looks in another shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.routing import short_name
+from ecospa_fx.sizes import static
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What a value is to a router.
+
+    Attributes:
+        kind: ``logits``, ``scores``, ``inner`` (the highest scores of each group), ``groups`` (a score for
+            each), ``admitted`` (numbers of groups), ``mask``, ``ids``, ``counts`` or ``ends``.
+        router: the product that made the logits.
+        tail: sizes of the last axes, along which experts (or groups) stand.
+        room: how many groups can be chosen; None for all experts, 0 where that is not known.
+        keeps: of a mask, whether it is true for what was chosen.
+    """
+
+    kind: str
+    router: fx.Node
+    tail: tuple[int, ...] = ()
+    room: int | None = None
+    keeps: bool = True
+
+
+@dataclass(eq=False)
+class Election:
+    """All that one router decides.
+
+    Attributes:
+        experts: how many there are.
+        highest: nodes that take the highest scores → number of groups in which they stand, how many are
+            taken, and the room (see :class:`Ballot`).
+        problem: where and why no expert may go.
+    """
+
+    experts: int
+    highest: dict[fx.Node, tuple[int, int, int | None]] = field(default_factory=dict)
+    problem: tuple[fx.Node, str] | None = None
+
+    def refuse(self, node: fx.Node, text: str) -> None:
+        """Keep all experts; the first reason counts."""
+        self.problem = self.problem or (node, text)
+
+
+def viewed(ballot: Ballot, node: fx.Node) -> Ballot | None:
+    """The same in another shape, where the experts still stand along the last axis, or the last two."""
+    shape = tuple(map(static, node.meta["val"].shape))
+    size = product(ballot.tail)
+    if shape[-len(ballot.tail) :] == ballot.tail:
+        return ballot
+    if shape and shape[-1] == size:
+        return replace(ballot, tail=(size,))
+    two = shape[-2:]
+    if None not in two and len(two) == 2 and product(two) == size and two[-1] != 1:  # type: ignore[arg-type]
+        return replace(ballot, tail=two)  # type: ignore[arg-type]
+    return None
+
+
+def product(sizes: tuple[int, ...]) -> int:
+    """Number of places along axes of these sizes."""
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument of an operator by name; None where it is left out."""
+    return named_arguments(node, lambda n: n).get(name)
+
+
+def axis_of(node: fx.Node) -> int:
+    """The axis that an operator works along, counted from the front of its input; -1 where there is none."""
+    given, value = argument(node, "dim"), node.args[0].meta.get("val")  # type: ignore[union-attr]
+    if isinstance(given, (list, tuple)):
+        given = given[0] if len(given) == 1 else None
+    if given is None:
+        given = -1 if short_name(node.target) == "topk" else None
+    return given % value.dim() if isinstance(given, int) and value is not None else -1
+
+
+def along_last(node: fx.Node) -> bool:
+    """Whether an operator works along the last axis of its input."""
+    return axis_of(node) == int(node.args[0].meta["val"].dim()) - 1  # type: ignore[union-attr]
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node holds one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether a node holds one tensor of real numbers."""
+    return is_tensor(node) and bool(node.meta["val"].is_floating_point())
