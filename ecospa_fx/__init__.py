@@ -20,6 +20,7 @@ from ecospa_fx.errors import (
     OptimizerError,
     OptimizerStateError,
     PlanError,
+    RepairError,
     RewriteError,
     RuleError,
     ScheduleError,
@@ -33,6 +34,7 @@ from ecospa_fx.optim_state import register_optimizer_state
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.pretrained import from_pretrained
 from ecospa_fx.removal import Removal
+from ecospa_fx.repair import Repair
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.rules import rule
 from ecospa_fx.schedule import SparsitySchedule
@@ -64,6 +66,8 @@ __all__ = [
     "PlanError",
     "PlanSettings",
     "Removal",
+    "Repair",
+    "RepairError",
     "RewriteError",
     "RuleError",
     "ScheduleError",

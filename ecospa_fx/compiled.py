@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ecospa_fx.blocks import Blocks, find_blocks, plain_name
 from ecospa_fx.caches import plain_arguments, plain_output
-from ecospa_fx.change import prepare
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.fsdp import plain_model
@@ -22,21 +19,17 @@ from ecospa_fx.masked import Difference
 from ecospa_fx.modes import modes_kept
 from ecospa_fx.parts import Parts
 from ecospa_fx.passes.check import check_supported
-from ecospa_fx.passes.choose import Gradients
 from ecospa_fx.passes.verify import verify
-from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.planning import planned
 from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
-from ecospa_fx.report import SparsifyReport
+from ecospa_fx.removing import Removing
 from ecospa_fx.route import Routes
-from ecospa_fx.scores import Score, ScoreFunction
 from ecospa_fx.signature import bind
 from ecospa_fx.signatures import Signature, Signatures
 from ecospa_fx.storing import Storing
 
 
-class CompiledModel(Storing, nn.Module):
+class CompiledModel(Removing, Storing, nn.Module):
     """A model as a graph that can become smaller.
 
     It has the model's own parameters, buffers and submodules under their own names, and computes what the
@@ -206,97 +199,4 @@ class CompiledModel(Storing, nn.Module):
         )
         with modes_kept(self.source, self), plain_model(self.source, self._signatures.blocks):
             self.eval()
-            without = self._signatures.without_experts(named, self.removal)
-            return verify(
-                lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes, without
-            )
-
-    def sparsify(
-        self,
-        grads: Gradients = None,
-        ratio: float | Mapping[str, float] | None = None,
-        *,
-        target_params: int | None = None,
-        optimizer: Optimizer | Iterable[Optimizer] | None = None,
-        score: str | Score | ScoreFunction | None = None,
-        calibration: Iterable[Any] | None = None,
-        seed: int = 0,
-        **settings: Any,
-    ) -> SparsifyReport:
-        """Remove a part of the parameters that couples hold, in place, as a transaction.
-
-        Args:
-            grads: gradients by parameter name; an iterable of such mappings, whose squares are averaged
-                (Eq. 6); a :class:`FisherAccumulator`; by default the parameters' own ``.grad``.
-            ratio: fraction of the coupled parameters that goes, ``0 <= ratio < 1``; or one for each kind of
-                couples, ``{"ffn": 0.5, "qk": 0.3}``, and other kinds stay as they are.
-            target_params: size of the whole model afterwards, instead.
-            optimizer: one or several optimizers whose state follows.
-            score: by which units are ranked; the default is the best that the data at hand allows.
-            calibration: batches of inputs (a tensor, a tuple of arguments or a mapping of keyword
-                arguments each), for scores that look at activations.
-            seed: of random scores.
-            settings: fields of :class:`PlanSettings`, such as ``kinds``, ``round_to`` or ``remove_heads``.
-
-        Returns:
-            What went.
-
-        Raises:
-            EcoSpaError: bad input, or a target out of reach. Model and optimizer are then as they were.
-        """
-        started = time.perf_counter()
-        plan = self.plan(
-            grads,
-            ratio,
-            target_params=target_params,
-            score=score,
-            calibration=calibration,
-            seed=seed,
-            **settings,
-        )
-        self.apply(plan, optimizer)
-        return SparsifyReport.of(plan, time.perf_counter() - started)
-
-    def plan(
-        self,
-        grads: Gradients = None,
-        ratio: float | Mapping[str, float] | None = None,
-        *,
-        target_params: int | None = None,
-        score: str | Score | ScoreFunction | None = None,
-        calibration: Iterable[Any] | None = None,
-        seed: int = 0,
-        **settings: Any,
-    ) -> Plan:
-        """What :meth:`sparsify` would remove, as data: print it, save it, :meth:`apply` it later."""
-        return planned(
-            self,
-            grads,
-            score,
-            calibration,
-            PlanSettings.of(settings),
-            ratio=ratio,
-            target_params=target_params,
-            seed=seed,
-        )
-
-    def apply(self, plan: Any, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:  # type: ignore[override]
-        """Carry out a plan: rewrite every graph, cut every parameter, move optimizer state.
-
-        A transaction: if anything fails, model and optimizer are bit for bit as they were. With a function
-        instead of a plan this is ``nn.Module.apply``.
-
-        Args:
-            plan: a plan, or a removal; it must include all that is gone already.
-            optimizer: one or several optimizers that hold the parameters.
-        """
-        if callable(plan) and not hasattr(plan, "removal"):
-            return super().apply(plan)  # type: ignore[return-value]
-        self._signatures.first(self.removal)  # labels tell which entries may only go together
-        self.carry_out(getattr(plan, "removal", plan), optimizer)
-        return None
-
-    def carry_out(self, removal: Removal, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
-        """As :meth:`apply`, also before any capture: what does not fit shows at the first call then."""
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        prepare(self, removal, optimizers).commit()
+            return verify(lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes)

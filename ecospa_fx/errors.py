@@ -57,6 +57,10 @@ class RewriteError(EcoSpaError):
     """Raised when a node of the graph cannot take its smaller shape; nothing has changed by then."""
 
 
+class RepairError(EcoSpaError):
+    """Raised when weights cannot be fitted to make up for removed units; nothing has changed by then."""
+
+
 class VerifyError(EcoSpaError):
     """Raised when the compiled model and the masked model differ by more than round-off."""
 

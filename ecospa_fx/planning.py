@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ecospa_fx.fsdp import shards, whole_parameters
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.choose import Gradients, Present, choose, unread
 from ecospa_fx.passes.follow import dead_labels
+from ecospa_fx.passes.gates import gates
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
 from ecospa_fx.signature import bind
+from ecospa_fx.signatures import Signature
 
 if TYPE_CHECKING:
     from ecospa_fx.compiled import CompiledModel
+
+Loss = Callable[[Any, Any], torch.Tensor]
+"""From a model's output and the batch that it belongs to, to a number: a mean over tokens."""
 
 
 def planned(
     compiled: CompiledModel,
     grads: Gradients,
     score: str | Score | ScoreFunction | None,
-    calibration: Iterable[Any] | None,
+    calibration: Iterable[Any] | ActivationStatistics | None,
     settings: PlanSettings,
     **aim: Any,
 ) -> Plan:
@@ -41,15 +49,31 @@ def planned(
     return choose(present, grads, score, settings, activations=activations, **aim)
 
 
-def calibrated(compiled: CompiledModel, batches: Iterable[Any]) -> ActivationStatistics:
-    """Statistics of the activations over batches of inputs."""
+def calibrated(
+    compiled: CompiledModel, batches: Iterable[Any] | ActivationStatistics, loss: Loss | None = None
+) -> ActivationStatistics:
+    """Statistics of the activations over batches of inputs; see :meth:`CompiledModel.calibrate`."""
+    if isinstance(batches, ActivationStatistics):
+        return batches
     result = Calibration(compiled.couplings)
     for batch in batches:
-        args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
-        named = bind(compiled.source.forward, args, batch if isinstance(batch, Mapping) else {})
-        signature, leaves = compiled.signatures.of(named, compiled.removal)
+        signature, leaves = compiled.signatures.of(named_inputs(compiled, batch), compiled.removal)
         analysis = signature.coupled[1]
         dead = dead_labels(analysis, compiled.removal)
         whole = compiled.signatures.shrunk(signature, compiled.removal, whole=True)
-        result.run(analysis, dead, whole, leaves)
+        if loss is None:
+            result.run(analysis, dead, whole, leaves)
+        else:
+            measure = partial(_loss_of, signature, loss, batch)
+            result.add(analysis, gates(analysis, dead, whole, leaves, measure))
     return result.result()
+
+
+def _loss_of(signature: Signature, loss: Loss, batch: Any, flat: Any) -> torch.Tensor:
+    return loss(signature.program.output(flat), batch)
+
+
+def named_inputs(compiled: CompiledModel, batch: Any) -> dict[str, Any]:
+    """A batch (a tensor, a tuple of arguments, a mapping of keyword arguments) as a call's arguments."""
+    args = () if isinstance(batch, Mapping) else batch if isinstance(batch, tuple) else (batch,)
+    return bind(compiled.source.forward, args, batch if isinstance(batch, Mapping) else {})

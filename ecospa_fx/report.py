@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ecospa_fx.repair import Repair
 
 if TYPE_CHECKING:
     from ecospa_fx.plan import CoupleLoss, Plan
@@ -25,6 +27,7 @@ class SparsifyReport:
         coupled_after: the same after.
         losses: what each couple lost.
         seconds: how long it took, from gradients to the smaller model.
+        repair: which weights were fitted to make up for what went, without their values; None without repair.
     """
 
     params_before: int
@@ -33,9 +36,10 @@ class SparsifyReport:
     coupled_after: int
     losses: tuple[CoupleLoss, ...]
     seconds: float
+    repair: Repair | None = None
 
     @classmethod
-    def of(cls, plan: Plan, seconds: float) -> SparsifyReport:
+    def of(cls, plan: Plan, seconds: float, repair: Repair | None = None) -> SparsifyReport:
         """The report of a plan that was carried out."""
         return cls(
             plan.params_before,
@@ -44,14 +48,17 @@ class SparsifyReport:
             plan.coupled_after,
             plan.losses,
             seconds,
+            repair and replace(repair, deltas={}),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self), "losses": [asdict(loss) for loss in self.losses]}
+        repair = self.repair.to_dict() if self.repair else None
+        return {**asdict(self), "losses": [asdict(loss) for loss in self.losses], "repair": repair}
 
     def __str__(self) -> str:
-        return f"{loss_table(self)}\nin {self.seconds:.2f} s"
+        repair = f"\n{self.repair}" if self.repair else ""
+        return f"{loss_table(self)}{repair}\nin {self.seconds:.2f} s"
 
 
 def loss_table(result: Plan | SparsifyReport) -> str:

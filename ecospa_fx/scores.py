@@ -29,11 +29,13 @@ class ActivationStatistics:
             the weight that sums over the unit; shape ``[components]``, zero where there is none.
         left: energy ``E[q²]`` of the unit's dims on the left side of a product of two activations.
         right: energy ``E[k²]`` on its right side.
+        gates: what the loss would feel of the unit, see :func:`gate`; zero where it was not measured.
     """
 
     consumed: Ids
     left: Ids
     right: Ids
+    gates: Ids = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +268,24 @@ def activation(context: ScoreContext) -> Ids:
     measured = np.zeros(len(context.graph.couples) + 1, bool)
     measured[context.graph.couple_of[scores > 0]] = True
     return np.where(measured[context.graph.couple_of], scores, magnitude(context))
+
+
+@register_score("gate", "activations")
+def gate(context: ScoreContext) -> Ids:
+    """``½ E[(Σ_i x_i ∂L/∂x_i)²]``, token by token: the loss's change to second order if the unit goes.
+
+    The sum runs over the unit's entries where they are summed over: the columns of the weight that reads it,
+    or, of queries and keys, the queries' side of the product (a RoPE pair takes two, a KV group those of all
+    its heads). One unit for all kinds of couples, so that it ranks them together (``allocation="global"``).
+    Needs calibration data that were seen with a loss: ``compiled.calibrate(batches, loss)``. Couples of which
+    nothing was seen rank by ``magnitude``, below all others.
+    """
+    seen = context.activations
+    if seen is None or not seen.gates.any():
+        raise ScoreError(
+            "score 'gate' needs calibration data with a loss: calibration=compiled.calibrate(batches, loss)"
+        )
+    return _where_nothing_is_seen(context, seen.gates)
 
 
 def default_score(has_gradients: bool, has_activations: bool) -> str:

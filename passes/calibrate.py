@@ -20,6 +20,8 @@ from ecospa_fx.program import Analysis
 from ecospa_fx.rules.call import Call, Join
 from ecospa_fx.scores import ActivationStatistics
 
+SUMS = ("consumed", "left", "right", "gates")
+
 
 class Calibration:
     """Sums of energies over calibration batches, for one state of one model.
@@ -31,7 +33,7 @@ class Calibration:
     def __init__(self, graph: CouplingGraph) -> None:
         self.graph = graph
         self.batches = 0
-        self.sums = {name: np.zeros(len(graph.couple_of)) for name in ("consumed", "left", "right")}
+        self.sums = {name: np.zeros(len(graph.couple_of)) for name in SUMS}
 
     def run(self, analysis: Analysis, dead: Ids, executable: Executable, inputs: list[Any]) -> None:
         """Add one batch; nothing of the graph's values is kept.
@@ -42,11 +44,15 @@ class Calibration:
             executable: the present graph, as ``rewrite`` made it for ``dead``.
             inputs: flat inputs.
         """
-        probe = _Probe(analysis, dead, executable.module)
+        probe = Probe(analysis, dead, executable.module)
         with torch.no_grad():
             probe.run(*executable.arguments(inputs))
+        self.add(analysis, probe.sums)
+
+    def add(self, analysis: Analysis, sums: Mapping[str, Ids]) -> None:
+        """Add one batch's sums, which stand over the components of ``analysis``."""
         same = self._components(analysis)
-        for name, values in probe.sums.items():
+        for name, values in sums.items():
             known = same >= 0
             self.sums[name] += np.bincount(same[known], values[known], minlength=len(self.sums[name]))
         self.batches += 1
@@ -66,19 +72,20 @@ class Calibration:
         return ActivationStatistics(**{k: v / max(self.batches, 1) for k, v in self.sums.items()})
 
 
-class _Probe(fx.Interpreter):
+class Probe(fx.Interpreter):
     """Runs a graph and looks at the operands of every contraction."""
 
     def __init__(self, analysis: Analysis, dead: Ids, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.analysis = analysis
         self.dead = dead
-        self.sums = {n: np.zeros(analysis.partition.num_components) for n in ("consumed", "left", "right")}
+        self.sums = {name: np.zeros(analysis.partition.num_components) for name in SUMS}
         self.picks: dict[fx.Node, Any] = dict.fromkeys(analysis.picked.values())
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and measure if it contracts units."""
-        self._look(n, n.meta.get("dense"))
+        with torch.no_grad():
+            self._look(n, n.meta.get("dense"))
         result = super().run_node(n)
         if n.meta.get("dense") in self.picks:
             self.picks[n.meta["dense"]] = result
@@ -123,6 +130,8 @@ class _Probe(fx.Interpreter):
                         layout.shape[a] for a in array.axes
                     ):
                         self._add(side, array, layout, _energy(tensor, array.axes))
+                        if side == "left":
+                            self.saw(self._components(array, layout), tensor, sorted(array.axes))
 
     def _consume(self, call: Call, join: Join, values: Mapping[str, Any], weight: int) -> None:
         """``E[x_j²] ‖W[:, j]‖²`` for every index at which an activation meets a weight that sums over it."""
@@ -135,23 +144,35 @@ class _Probe(fx.Interpreter):
             places = [axes[a] for a in sorted(array.axes)]
             if not set(places) <= set(other_axes) or tuple(w.shape) != layout.shape:
                 continue
-            energy = _sum_squares(w, array.axes) * _aligned_energy(x, [other_axes.index(p) for p in places])
-            self._add("consumed", array, layout, energy)
+            at = [other_axes.index(p) for p in places]
+            self._add("consumed", array, layout, _sum_squares(w, array.axes) * _aligned_energy(x, at))
+            self.saw(self._components(array, layout), x, at)
+
+    def saw(self, components: Ids, tensor: torch.Tensor, axes: list[int]) -> None:
+        """Called for an activation that is summed over, once for each product.
+
+        Args:
+            components: of its entries along ``axes``, which they stand over.
+            tensor: the activation.
+            axes: its axes, in the order of those of ``components``.
+        """
 
     def _layout(self, value: Value) -> Layout:
         """Where the entries lie that are left; arrays that lost nothing have no say."""
         lost = [a for a in value.arrays if self.dead[a.ids].any()]
         arrays = tuple(a for a in value.arrays if a in lost or any(a.axes < other.axes for other in lost))
-        return layout_of(replace(value, arrays=arrays), self.analysis.space.stacks.standing(self.dead))
+        return layout_of(replace(value, arrays=arrays), self.dead)
 
     def _tagged(self, array: LabelArray, tag: Tag) -> bool:
         return bool(self.analysis.partition.label_tags[array.ids.flat[0]] & tag)
 
     def _add(self, name: str, array: LabelArray, layout: Layout, energy: Ids) -> None:
         """Add energies, which stand over the axes of ``array`` in its present size."""
-        components = self.analysis.partition.component[_present(array, layout)]
-        found = np.bincount(components.ravel(), energy.ravel(), minlength=len(self.sums[name]))
-        self.sums[name] += found
+        components = self._components(array, layout).ravel()
+        self.sums[name] += np.bincount(components, energy.ravel(), minlength=len(self.sums[name]))
+
+    def _components(self, array: LabelArray, layout: Layout) -> Ids:
+        return np.asarray(self.analysis.partition.component[_present(array, layout)])
 
 
 def _item(args: Mapping[str, Any], name: str) -> Any:
