@@ -199,4 +199,7 @@ class CompiledModel(Removing, Storing, nn.Module):
         )
         with modes_kept(self.source, self), plain_model(self.source, self._signatures.blocks):
             self.eval()
-            return verify(lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes)
+            without = self._signatures.without_experts(named, self.removal)
+            return verify(
+                lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes, without
+            )

@@ -161,7 +161,7 @@ class Probe(fx.Interpreter):
         """Where the entries lie that are left; arrays that lost nothing have no say."""
         lost = [a for a in value.arrays if self.dead[a.ids].any()]
         arrays = tuple(a for a in value.arrays if a in lost or any(a.axes < other.axes for other in lost))
-        return layout_of(replace(value, arrays=arrays), self.dead)
+        return layout_of(replace(value, arrays=arrays), self.analysis.space.stacks.standing(self.dead))
 
     def _tagged(self, array: LabelArray, tag: Tag) -> bool:
         return bool(self.analysis.partition.label_tags[array.ids.flat[0]] & tag)
