@@ -170,7 +170,8 @@ def bare(model: nn.Module, names: Collection[str]) -> Iterator[None]:
             undo.callback(table.__setitem__, leaf, table[leaf])
             table[leaf] = block
             changed: dict[str, Any] = {hooks: OrderedDict() for hooks in ALL_HOOKS} | {
-                "_compiled_call_impl": None
+                "_compiled_call_impl": None,
+                "_forward_hooks": _recorders(block),
             }
             if "gradient_checkpointing" in block.__dict__:
                 changed["gradient_checkpointing"] = False
@@ -180,6 +181,13 @@ def bare(model: nn.Module, names: Collection[str]) -> Iterator[None]:
         yield
 
 
+def _recorders(block: nn.Module) -> OrderedDict[int, Any]:
+    """Hooks by which a transformers model records hidden states and attentions; else they do nothing."""
+    hooks: dict[int, Any] = block.__dict__.get("_forward_hooks") or {}
+    return OrderedDict((k, h) for k, h in hooks.items() if getattr(h, "__module__", "") == _RECORDERS)
+
+
+_RECORDERS = "transformers.utils.output_capturing"
 _NONE = object()
 
 
@@ -192,7 +200,8 @@ def _put_back(block: nn.Module, attribute: str, value: Any) -> None:
 
 def has_hooks(block: nn.Module) -> bool:
     """Whether a user has put anything on the block's call."""
-    return any(block.__dict__.get(name) for name in ALL_HOOKS)
+    own = len(_recorders(block))
+    return sum(len(block.__dict__.get(name) or ()) for name in ALL_HOOKS) > own
 
 
 class Blocks(Mapping[str, nn.Module]):

@@ -289,3 +289,19 @@ def test_what_others_have_put_in_place_of_forward_is_left_alone() -> None:
     compiled = ecospa_fx.compile(model, args=X)
     assert list(compiled.called_blocks) == BLOCKS[1:]
     torch.testing.assert_close(compiled(*X), model(*X))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_hidden_states_are_recorded_whether_or_not_the_model_ran_before(before: bool) -> None:
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        hidden_size=24, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4, vocab_size=31
+    )
+    model, ids = hf.LlamaForCausalLM(config).double().eval(), torch.arange(10).view(2, 5)
+    if before:
+        model(ids, output_hidden_states=True)
+    compiled = ecospa_fx.compile(model, kwargs={"input_ids": ids})
+    compiled.apply(random_removal(compiled, 0.5))
+    found = compiled(input_ids=ids, output_hidden_states=True)
+    assert len(found.hidden_states) == 4
+    assert compiled.verify(input_ids=ids, output_hidden_states=True).within(1e-9)
