@@ -1,6 +1,7 @@
-"""Perplexity of SmolLM2-135M by score, allocation and ratio: ``python -m benchmarks.quality``.
+"""Perplexity of SmolLM2-135M by how it was pruned: ``python -m benchmarks.quality``.
 
-Units are removed in one shot, without any training afterwards. See ``benchmarks/smollm2.py`` for what to
+All rows lose equally many parameters, in one shot; ``--steps`` trains each afterwards for a while.
+Calibration, training and evaluation read different documents. See ``benchmarks/smollm2.py`` for what to
 install.
 """
 
@@ -13,6 +14,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,31 @@ from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score as score_units
 from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.scores import ActivationStatistics, ScoreContext, registered_scores
+from ecospa_fx.scores import ActivationStatistics, ScoreContext
 
 Row = dict[str, Any]
-ALLOCATIONS = ("ecospa", "uniform", "global")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How units are ranked, how the target is shared out, and whether weights make up for what went."""
+
+    score: str
+    allocation: str
+    repair: bool = False
+
+
+METHODS = {
+    "random": Method("random", "uniform"),
+    "magnitude": Method("magnitude", "uniform"),
+    "Eq. 9 alone": Method("l1_product", "uniform"),
+    "Fisher + Eq. 9 (the paper)": Method("l1_product", "ecospa"),
+    "activation": Method("activation", "ecospa"),
+    "Taylor": Method("taylor", "ecospa"),
+    "Fisher": Method("fisher", "ecospa"),
+    "gate": Method("gate", "global"),
+    "gate, repaired": Method("gate", "global", repair=True),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,108 +61,173 @@ class Evidence:
     """A model, and what calibration data say about it."""
 
     compiled: ecospa_fx.CompiledModel
-    gradients: GradientStatistics
+    tokens: torch.Tensor
+    gradients: GradientStatistics | None
     activations: ActivationStatistics
 
-    def plan(self, score: str, allocation: str, ratio: float, seed: int) -> Plan:
+    def plan(self, method: Method, ratio: float, seed: int) -> Plan:
         graph, removal = self.compiled.couplings, self.compiled.removal
         parameters, generator = dict(self.compiled.named_parameters()), np.random.default_rng(seed)
         context = ScoreContext(
             graph, removal, parameters, self.gradients, self.activations, generator=generator
         )
-        scores, partition = score_units(score, context), self.compiled.analysis.partition
-        settings = PlanSettings(allocation)
-        return plan(graph, partition, removal, scores, self.gradients.importance,
-                    ratio=ratio, settings=settings, score=score)  # fmt: skip
+        scores, partition = score_units(method.score, context), self.compiled.analysis.partition
+        settings = PlanSettings(method.allocation)
+        importance = self.gradients.importance if self.gradients else None
+        return plan(graph, partition, removal, scores, importance,
+                    ratio=ratio, settings=settings, score=method.score)  # fmt: skip
+
+    def smaller(self, method: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
+        """A copy that has lost its share; the model itself stays as it is."""
+        chosen = self.plan(method, ratio, seed)
+        repair = self.compiled.repair(chosen, batches(self.tokens)) if method.repair else None
+        result = copy.deepcopy(self.compiled)
+        result.apply(chosen, repair=repair)
+        return result
 
 
-def gather(compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor) -> Evidence:
-    """One sample of Eq. 6 for each document, and one pass for activations."""
+def batches(tokens: torch.Tensor, size: int = 1) -> list[dict[str, torch.Tensor]]:
+    return [{"input_ids": part} for part in tokens.split(size)]
+
+
+def next_token(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross entropy of a batch's own next tokens."""
+    logits = output.logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten())
+
+
+def gather(compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor, options: argparse.Namespace) -> Evidence:
+    """One sample of Eq. 6 for each of some documents, where that is needed, and one pass for activations."""
+    felt = batches(tokens[:: max(len(tokens) // options.gradients, 1)][: options.gradients])
+    methods = [METHODS[name] for name in options.methods]
+    needed = any(m.allocation == "ecospa" or m.score in ("fisher", "taylor") for m in methods)
+    gradients = _gradients(compiled, felt) if needed else None
+    return Evidence(compiled, tokens, gradients, compiled.calibrate(felt, next_token))
+
+
+def _gradients(compiled: ecospa_fx.CompiledModel, felt: list[dict[str, torch.Tensor]]) -> GradientStatistics:
     accumulator = ecospa_fx.FisherAccumulator(compiled)
-    for document in tokens.split(1):
+    for batch in felt:
         compiled.zero_grad()
-        logits = compiled(input_ids=document).logits[:, :-1]
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), document[:, 1:].flatten()).backward()
+        next_token(compiled(**batch), batch).backward()
         accumulator.update()
     compiled.zero_grad()
-    activations = compiled._calibrated({"input_ids": part} for part in tokens.split(4))
-    return Evidence(compiled, accumulator.statistics, activations)
+    return accumulator.statistics
 
 
-def measure(chosen: Plan, compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor) -> float:
-    """Perplexity of the model after the plan; the model itself stays as it is."""
-    smaller = copy.deepcopy(compiled)
-    smaller.apply(chosen)
-    return perplexity(smaller, tokens)
+def fine_tune(model: ecospa_fx.CompiledModel, tokens: torch.Tensor, steps: int, rate: float) -> None:
+    """AdamW on half a document a step, with a warm-up of a tenth and a cosine down to zero."""
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    found = batches(torch.cat(tokens.chunk(2, 1)))
+    for batch in itertools.islice(itertools.cycle(found), steps):
+        optimizer.zero_grad()
+        next_token(model(**batch), batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    optimizer.zero_grad()
 
 
-def table(rows: list[Row], dense: float) -> str:
-    """A line for each score and allocation, a column for each ratio."""
-    ratios = sorted({r["ratio"] for r in rows})
-    lines = [
-        f"| score | allocation | {' | '.join(f'{r:.0%}' for r in ratios)} |",
-        "|---|---|" + "---:|" * len(ratios),
-    ]
-    cells = {(r["score"], r["allocation"], r["ratio"]): r["perplexity"] for r in rows}
-    for score, allocation in dict.fromkeys((r["score"], r["allocation"]) for r in rows):
-        found = [cells.get((score, allocation, ratio)) for ratio in ratios]
-        shown = [
-            f"{v:.1f}" if v is not None and v < 1e4 else f"{v:.1e}" if v is not None else "" for v in found
-        ]
-        lines.append(f"| {score} | {allocation} | {' | '.join(shown)} |")
+def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, options: argparse.Namespace
+         ) -> Iterator[Row]:  # fmt: skip
+    """One cell of the table after the other; with training, a second one for each."""
+    for ratio, name in itertools.product(options.ratios, options.methods):
+        start = time.perf_counter()
+        model = evidence.smaller(METHODS[name], ratio, options.seed)
+        row = {
+            "method": name,
+            "ratio": ratio,
+            "params": sum(p.numel() for p in model.parameters()),
+            "steps": 0,
+        }
+        yield row | {"perplexity": perplexity(model, measured), "seconds": round(time.perf_counter() - start)}
+        if options.steps:
+            fine_tune(model, training, options.steps, options.rate)
+            yield row | {"perplexity": perplexity(model, measured), "steps": options.steps,
+                         "seconds": round(time.perf_counter() - start)}  # fmt: skip
+
+
+def table(found: list[Row], dense: float) -> str:
+    """A line for each method, a column for each ratio."""
+    columns = sorted({(r["ratio"], r["steps"]) for r in found}, key=lambda c: (c[1], c[0]))
+    heads = [f"{ratio:.0%}" + (f", {steps} steps" if steps else "") for ratio, steps in columns]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    cells = {(r["method"], r["ratio"], r["steps"]): r["perplexity"] for r in found}
+    for name in dict.fromkeys(r["method"] for r in found):
+        shown = [_cell(cells.get((name, *column)), dense) for column in columns]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join([f"dense: {dense:.2f}", "", *lines])
+
+
+def _cell(value: float | None, dense: float) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f} ({value / dense:.2f}×)" if value < 1e4 else f"{value:.1e}"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2])
-    parser.add_argument("--scores", nargs="+", default=sorted(registered_scores()))
-    parser.add_argument("--allocations", nargs="+", default=ALLOCATIONS, choices=ALLOCATIONS)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--length", type=int, default=512, help="tokens of a document")
     parser.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
     parser.add_argument(
-        "--calibration", type=int, default=32, help="other documents, for gradients and activations"
+        "--calibration", type=int, default=32, help="others, for gradients, activations, repair"
     )
+    parser.add_argument(
+        "--training", type=int, default=0, help="others to train on (default: of calibration)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=0, help="of training after the removal, half a document each"
+    )
+    parser.add_argument("--rate", type=float, default=2e-4, help="of learning")
+    parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
     return parser.parse_args()
+
+
+def precision(options: argparse.Namespace) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=options.autocast, cache_enabled=False)
 
 
 def main() -> None:
     options = arguments()
     torch.manual_seed(options.seed)
     tokenizer, model = load_smollm2()
-    measured, seen = split(tokenizer, options.corpus, options.evaluation, options.calibration, options.length)
+    other = options.calibration + options.training
+    measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": measured[:2, :64]})
-    dense = perplexity(compiled, measured)
-    evidence = gather(compiled, seen)
-    rows: list[Row] = []
-    for cell in itertools.product(options.scores, options.allocations, options.ratios):
-        rows.append(row(evidence, measured, *cell, options.seed))
-        print(rows[-1], file=sys.stderr, flush=True)
-    result = {
-        "command": " ".join(["python -m benchmarks.quality", *sys.argv[1:]]), "machine": machine(),
-        "seed": options.seed, "dense": dense, "rows": rows,
-    }  # fmt: skip
-    print(f"{result['command']}\n{result['machine']}, seed {options.seed}\n{table(rows, dense)}")
+    training, calibration = _shared_out(seen, options.calibration)
+    found: list[Row] = []
+    with precision(options):
+        dense = perplexity(compiled, measured)
+        for row in rows(gather(compiled, calibration, options), measured, training, options):
+            found.append(row)
+            print(row, file=sys.stderr, flush=True)
+            _write(options, dense, found)
+    print(f"{_command()}\n{machine()}, seed {options.seed}\n{table(found, dense)}")
+
+
+def _shared_out(tokens: torch.Tensor, calibration: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Documents for training and for calibration, both spread over the corpus."""
+    chosen = torch.linspace(0, len(tokens) - 1, calibration).round().long()
+    rest = torch.ones(len(tokens), dtype=torch.bool)
+    rest[chosen] = False
+    return (tokens[rest] if rest.any() else tokens), tokens[chosen]
+
+
+def _write(options: argparse.Namespace, dense: float, found: list[Row]) -> None:
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        result = {"command": _command(), "machine": machine(), "seed": options.seed,
+                  "dense": dense, "rows": found}  # fmt: skip
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def row(
-    evidence: Evidence, tokens: torch.Tensor, score: str, allocation: str, ratio: float, seed: int
-) -> Row:
-    """One cell of the table."""
-    start = time.perf_counter()
-    chosen = evidence.plan(score, allocation, ratio, seed)
-    seconds = time.perf_counter() - start
-    return {
-        "score": score, "allocation": allocation, "ratio": ratio, "plan_s": round(seconds, 3),
-        "params_before": chosen.params_before, "params_after": chosen.params_after,
-        "coupled_before": chosen.coupled_before, "coupled_after": chosen.coupled_after,
-        "perplexity": measure(chosen, evidence.compiled, tokens),
-    }  # fmt: skip
+def _command() -> str:
+    return " ".join(["python -m benchmarks.quality", *sys.argv[1:]])
 
 
 def machine() -> str:

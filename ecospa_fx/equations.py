@@ -46,8 +46,9 @@ class NormalEquations:
         """
         wide = torch.promote_types(x.dtype, torch.float32)
         x, r = x.to(wide), r.to(wide)
-        self._gram = self._gram.to(x) + x.T @ x
-        self._cross = self._cross.to(x) + x.T @ r
+        with exact(x):
+            self._gram = self._gram.to(x) + x.T @ x
+            self._cross = self._cross.to(x) + x.T @ r
         self._sum_x, self._sum_r = self._sum_x.to(x) + x.sum(0), self._sum_r.to(x) + r.sum(0)
         self.energy += float(r.double().square().sum())
         self.rows += len(x)
@@ -88,6 +89,11 @@ class NormalEquations:
         linear = (change * (gram @ change - 2 * cross)).sum()
         shift = offset @ (self.rows * offset + 2 * (sum_x @ change) - 2 * sum_r)
         return max(self.energy + float(linear + shift), 0.0)
+
+
+def exact(tensor: torch.Tensor) -> torch.autocast:
+    """Products in the dtype of their operands, whatever autocast says around it."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def best_damping(

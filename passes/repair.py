@@ -22,7 +22,7 @@ import torch
 from torch import fx
 
 from ecospa_fx.cut import ParameterCut
-from ecospa_fx.equations import NormalEquations, best_damping
+from ecospa_fx.equations import NormalEquations, best_damping, exact
 from ecospa_fx.executable import Executable
 from ecospa_fx.labels import Nature
 from ecospa_fx.passes.propagate import named_arguments
@@ -219,7 +219,9 @@ class _Repairer:
         rows: tuple[torch.Tensor, torch.Tensor], matrices: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """What the outputs lack: ``[rows, outputs]``."""
-        return rows[0] @ matrices[0].T - rows[1] @ matrices[1].T
+        wide = torch.promote_types(rows[0].dtype, torch.float32)
+        with exact(rows[0]):
+            return rows[0].to(wide) @ matrices[0].T.to(wide) - rows[1].to(wide) @ matrices[1].T.to(wide)
 
     def _solved(self, weight: str, fitted: NormalEquations, held_out: NormalEquations) -> Fit:
         damping, error = best_damping(fitted, held_out)

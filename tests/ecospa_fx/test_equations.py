@@ -81,3 +81,10 @@ def test_half_precision_is_summed_in_single() -> None:
     x, r = (torch.full((4096, 1), 0.1, dtype=torch.bfloat16) for _ in range(2))
     change, _ = summed(x, r).solve(0.0)
     assert float(change) == pytest.approx(1, rel=1e-4)
+
+
+def test_autocast_around_it_plays_no_part() -> None:
+    x, r = X.float(), R.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = summed(x, r).solve(0.1)
+    torch.testing.assert_close(inside, summed(x, r).solve(0.1), rtol=0, atol=0)

@@ -1,0 +1,36 @@
+"""The table of perplexities, and who reads which documents."""
+
+import torch
+
+from benchmarks.quality import METHODS, _shared_out, batches, table
+
+ROW = {"method": "gate", "ratio": 0.2, "steps": 0}
+
+
+def test_a_line_for_each_method_and_a_column_for_each_ratio() -> None:
+    found = [
+        ROW | {"perplexity": 50.0},
+        ROW | {"method": "random", "perplexity": 2e6},
+        ROW | {"ratio": 0.1, "perplexity": 44.0},
+        ROW | {"perplexity": 42.0, "steps": 10},
+    ]
+    lines = table(found, 40.0).splitlines()
+    assert lines[0] == "dense: 40.00"
+    assert lines[2] == "| method | 10% | 20% | 20%, 10 steps |"
+    assert lines[4] == "| gate | 44.0 (1.10×) | 50.0 (1.25×) | 42.0 (1.05×) |"
+    assert lines[5] == "| random |  | 2.0e+06 |  |"
+
+
+def test_training_and_calibration_read_different_documents() -> None:
+    training, calibration = _shared_out(torch.arange(10)[:, None], 4)
+    assert sorted([*training.flatten().tolist(), *calibration.flatten().tolist()]) == list(range(10))
+    assert calibration.flatten().tolist() == [0, 3, 6, 9]
+    assert len(_shared_out(torch.arange(4)[:, None], 4)[0]) == 4
+
+
+def test_documents_become_batches() -> None:
+    assert [len(b["input_ids"]) for b in batches(torch.zeros(5, 3, dtype=torch.long), 2)] == [2, 2, 1]
+
+
+def test_only_one_method_repairs() -> None:
+    assert [name for name, method in METHODS.items() if method.repair] == ["gate, repaired"]
