@@ -80,7 +80,7 @@ class Evidence:
     def smaller(self, method: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
         """A copy that has lost its share; the model itself stays as it is."""
         chosen = self.plan(method, ratio, seed)
-        repair = self.compiled.repair(chosen, batches(self.tokens)) if method.repair else None
+        repair = self.compiled.repair(chosen, batches(self.tokens, 4)) if method.repair else None
         result = copy.deepcopy(self.compiled)
         result.apply(chosen, repair=repair)
         return result
@@ -173,9 +173,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--length", type=int, default=512, help="tokens of a document")
     parser.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
-    parser.add_argument(
-        "--calibration", type=int, default=32, help="others, for gradients, activations, repair"
-    )
+    parser.add_argument("--calibration", type=int, default=64, help="other documents, for the repair")
+    parser.add_argument("--gradients", type=int, default=16, help="of these, for gradients and activations")
     parser.add_argument(
         "--training", type=int, default=0, help="others to train on (default: of calibration)"
     )
