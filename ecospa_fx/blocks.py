@@ -192,6 +192,8 @@ _NONE = object()
 
 
 def _put_back(block: nn.Module, attribute: str, value: Any) -> None:
+    if attribute == "_forward_hooks":  # recorders that the model has put there meanwhile stay
+        value.update(_recorders(block))
     if value is _NONE:
         block.__dict__.pop(attribute, None)
     else:
