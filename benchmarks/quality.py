@@ -56,6 +56,11 @@ METHODS = {
 }
 
 
+def method(name: str) -> Method:
+    """One of the rows above, or a score and an allocation, ``"taylor/uniform"``."""
+    return METHODS[name] if name in METHODS else Method(*name.split("/"))
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """A model, and what calibration data say about it."""
@@ -65,22 +70,22 @@ class Evidence:
     gradients: GradientStatistics | None
     activations: ActivationStatistics
 
-    def plan(self, method: Method, ratio: float, seed: int) -> Plan:
+    def plan(self, how: Method, ratio: float, seed: int) -> Plan:
         graph, removal = self.compiled.couplings, self.compiled.removal
         parameters, generator = dict(self.compiled.named_parameters()), np.random.default_rng(seed)
         context = ScoreContext(
             graph, removal, parameters, self.gradients, self.activations, generator=generator
         )
-        scores, partition = score_units(method.score, context), self.compiled.analysis.partition
-        settings = PlanSettings(method.allocation)
+        scores, partition = score_units(how.score, context), self.compiled.analysis.partition
+        settings = PlanSettings(how.allocation)
         importance = self.gradients.importance if self.gradients else None
         return plan(graph, partition, removal, scores, importance,
-                    ratio=ratio, settings=settings, score=method.score)  # fmt: skip
+                    ratio=ratio, settings=settings, score=how.score)  # fmt: skip
 
-    def smaller(self, method: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
+    def smaller(self, how: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
         """A copy that has lost its share; the model itself stays as it is."""
-        chosen = self.plan(method, ratio, seed)
-        repair = self.compiled.repair(chosen, batches(self.tokens, 4)) if method.repair else None
+        chosen = self.plan(how, ratio, seed)
+        repair = self.compiled.repair(chosen, batches(self.tokens, 4)) if how.repair else None
         result = copy.deepcopy(self.compiled)
         result.apply(chosen, repair=repair)
         return result
@@ -99,8 +104,8 @@ def next_token(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def gather(compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor, options: argparse.Namespace) -> Evidence:
     """One sample of Eq. 6 for each of some documents, where that is needed, and one pass for activations."""
     felt = batches(tokens[:: max(len(tokens) // options.gradients, 1)][: options.gradients])
-    methods = [METHODS[name] for name in options.methods]
-    needed = any(m.allocation == "ecospa" or m.score in ("fisher", "taylor") for m in methods)
+    chosen = [method(name) for name in options.methods]
+    needed = any(m.allocation == "ecospa" or m.score in ("fisher", "taylor") for m in chosen)
     gradients = _gradients(compiled, felt) if needed else None
     return Evidence(compiled, tokens, gradients, compiled.calibrate(felt, next_token))
 
@@ -134,7 +139,7 @@ def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, opt
     """One cell of the table after the other; with training, a second one for each."""
     for ratio, name in itertools.product(options.ratios, options.methods):
         start = time.perf_counter()
-        model = evidence.smaller(METHODS[name], ratio, options.seed)
+        model = evidence.smaller(method(name), ratio, options.seed)
         row = {
             "method": name,
             "ratio": ratio,
@@ -170,7 +175,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=method.__doc__)
     parser.add_argument("--length", type=int, default=512, help="tokens of a document")
     parser.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
     parser.add_argument("--calibration", type=int, default=64, help="other documents, for the repair")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+DAMPINGS = (1e-3, 1e-2, 1e-1, 3e-1, 1.0, 3.0)
 """What is tried on held-out rows, as fractions of the energy of an input."""
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.quality import METHODS, _shared_out, batches, table
+from benchmarks.quality import METHODS, Method, _shared_out, batches, method, table
 
 ROW = {"method": "gate", "ratio": 0.2, "steps": 0}
 
@@ -32,5 +32,10 @@ def test_documents_become_batches() -> None:
     assert [len(b["input_ids"]) for b in batches(torch.zeros(5, 3, dtype=torch.long), 2)] == [2, 2, 1]
 
 
+def test_any_score_and_allocation_make_a_row() -> None:
+    assert method("taylor/uniform") == Method("taylor", "uniform")
+    assert method("gate") == METHODS["gate"]
+
+
 def test_only_one_method_repairs() -> None:
-    assert [name for name, method in METHODS.items() if method.repair] == ["gate, repaired"]
+    assert [name for name, how in METHODS.items() if how.repair] == ["gate, repaired"]
