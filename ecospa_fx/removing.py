@@ -104,6 +104,8 @@ class Removing:
     def calibrate(self, batches: Iterable[Any], loss: Loss | None = None) -> ActivationStatistics:
         """Statistics of activations, to be passed as ``calibration`` any number of times; nothing changes.
 
+        The model runs in the mode that it is in: call ``eval()`` first to leave dropout out.
+
         Args:
             batches: inputs: a tensor, a tuple of arguments or a mapping of keyword arguments each.
             loss: from the model's output and the batch to a mean over tokens; the score ``"gate"`` needs it.

@@ -1,5 +1,6 @@
 """Repairs of small models: against least squares by hand, and what has to stay as it is."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ import ecospa_fx
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.plan import Plan
 from ecospa_fx.repair import Repair
+from ecospa_fx.scores import ScoreContext
 from tests.models.families import build
 
 X = torch.randn(32, 5, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -180,3 +182,42 @@ def test_training_mode_is_kept_and_dropout_plays_no_part() -> None:
     first, second = (compiled.repair(plan, [X]) for _ in range(2))
     assert compiled.training
     assert all(torch.equal(d, second.deltas[n]) for n, d in first.deltas.items())
+
+
+class Heads(nn.Module):
+    """Three heads of four dims, whose values are mixed over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 12) for _ in range(3))
+        self.o = nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (f(x).unflatten(-1, (3, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+
+
+def first_heads_first(context: ScoreContext) -> np.ndarray:
+    """Scores by which the first head loses all that it can before the others."""
+    return np.arange(context.size, dtype=np.float64)
+
+
+def test_ragged_heads_stay_with_the_reason() -> None:
+    compiled = ecospa_fx.compile(Heads().double(), args=(X,))
+    how = {"score": first_heads_first, "allocation": "global", "kinds": ("vo",), "heads": "ragged"}
+    plan = compiled.plan(ratio=0.25, **how)
+    found = compiled.repair(plan, [X])
+    assert not found.deltas
+    assert "heads keep different counts" in found.skipped["o.weight"]
+    compiled.apply(plan, repair=found)
+    assert compiled.verify().within(1e-9)
+
+
+def test_experts_stay_and_attention_is_repaired() -> None:
+    made = build("mixtral")
+    inputs = [made.inputs(2, 7) for _ in range(2)]
+    compiled = ecospa_fx.compile(made.model, kwargs=inputs[0])
+    plan = compiled.plan(ratio=0.3, score="magnitude", allocation="uniform")
+    found = compiled.repair(plan, inputs)
+    assert {fit.parameter.split(".")[-2] for fit in found.fits} == {"o_proj"}
+    assert any("stack of matrices" in reason for reason in found.skipped.values())
