@@ -61,6 +61,11 @@ def spread(x: Tensor, axis: int, places: Tensor, width: int) -> Tensor:
     return x.new_zeros(shape).index_copy(axis, places, x)
 
 
+def stored(x: Tensor, buffer: Tensor) -> Tensor:
+    """Marks what the model writes into one of its buffers, such as running statistics."""
+    return x
+
+
 def grouped_mm(x: Tensor, w: Tensor, ends: Tensor, dtype: torch.dtype | None) -> Tensor:
     """``out[t] = x[t] @ w[expert(t)]`` for any width, padded with zeros to what the kernel takes.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ecospa_fx import ops
 from ecospa_fx.labels import Reason
 
 
@@ -60,7 +61,7 @@ def run_ends(ends: Tensor, number: int, experts: int) -> Tensor:
     return ends
 
 
-MARKERS = (router_logits, electable, renumbered, run_ends)
+MARKERS = (router_logits, electable, renumbered, run_ends, ops.stored)
 COMPARED = (router_logits, electable)
 """The markers of scores, which are minus infinity for experts that are gone."""
 

@@ -53,11 +53,27 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     copied.meta = dict(node.meta)
     if node.target is torch.ops.aten.copy.default:
         copied.target, copied.args = ops.overwrite, copied.args[:2]
+    if node.target is torch.ops.aten.copy_.default and copied.args[0].op == "get_attr":  # type: ignore[union-attr]
+        _mark_stored(graph, copied)
     if node.target in _VIEWS:
         copied.target = torch.ops.aten.reshape.default  # strides may change with the sizes
     if node.target is torch.ops.aten.view_as_complex.default:
         copied.target = ops.as_complex
     return copied
+
+
+def _mark_stored(graph: fx.Graph, write: fx.Node) -> None:
+    """What goes into a buffer; what was read from it before is a copy, which backward passes may need."""
+    buffer, value = write.args[:2]
+    if not isinstance(value, fx.Node) or not isinstance(buffer, fx.Node):
+        return
+    with graph.inserting_before(write):
+        marked = graph.call_function(ops.stored, (value, buffer))
+    with graph.inserting_after(buffer):
+        read = graph.call_function(torch.ops.aten.clone.default, (buffer,))
+    marked.meta, read.meta = dict(value.meta), dict(buffer.meta)
+    buffer.replace_all_uses_with(read, lambda user: user not in (marked, read, write))
+    write.args = (buffer, marked, *write.args[2:])
 
 
 def _is_check(node: fx.Node) -> bool:

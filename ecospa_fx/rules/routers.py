@@ -80,10 +80,27 @@ def _ends(site: Site) -> None:
     site.result = site.emit(torch.index_select, site.node("arg0"), 0, site.constant(_kept(site)))
 
 
+def _stored(call: Call) -> Arrays:
+    """A buffer keeps its size; what belongs to entries that are gone stays as it was."""
+    x = call.value("arg0")
+    call.pin((a for a in x.arrays if len(a.axes) > 1 or len(x.arrays) > 1), "the model keeps it in a buffer")
+    return ()
+
+
+def _part(site: Site) -> None:
+    layout, value, buffer = site.layout("arg0"), site.node("arg0"), site.node("arg1")
+    changed = [axis for axis in range(len(layout.dense)) if layout.changed(axis)]
+    site.result = value
+    for axis in changed:
+        places = site.constant(layout.at(axis).ravel())
+        site.result = site.emit(torch.index_copy, buffer, axis, places, value)
+
+
 MARKER_RULES = {
     "router_logits": Rule("router_logits", _logits, _spread),
     "electable": Rule("electable", _passed, _never),
     "renumbered": Rule("renumbered", _passed, _renumbered),
     "run_ends": Rule("run_ends", _passed, _ends),
+    "stored": Rule("stored", _stored, _part),
 }
 """Rules of markers, which no captured graph holds; they are proved with whole models."""
