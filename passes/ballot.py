@@ -57,6 +57,8 @@ def viewed(ballot: Ballot, node: fx.Node) -> Ballot | None:
     """The same in another shape, where the experts still stand along the last axis, or the last two."""
     shape = tuple(map(static, node.meta["val"].shape))
     size = product(ballot.tail)
+    if _in_one_group(ballot, node, shape):
+        return replace(ballot, tail=(1, size))
     if shape[-len(ballot.tail) :] == ballot.tail:
         return ballot
     if shape and shape[-1] == size:
@@ -65,6 +67,14 @@ def viewed(ballot: Ballot, node: fx.Node) -> Ballot | None:
     if None not in two and len(two) == 2 and product(two) == size and two[-1] != 1:  # type: ignore[arg-type]
         return replace(ballot, tail=two)  # type: ignore[arg-type]
     return None
+
+
+def _in_one_group(ballot: Ballot, node: fx.Node, shape: tuple[int | None, ...]) -> bool:
+    """Whether scores get an axis of groups, of which there is just one."""
+    before = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    added = isinstance(before, torch.Tensor) and len(shape) == before.dim() + 1
+    named = short_name(node.target) in ("view", "reshape") and ballot.kind == "scores"
+    return added and named and shape[-2:] == (1, *ballot.tail)
 
 
 def product(sizes: tuple[int, ...]) -> int:

@@ -208,7 +208,7 @@ class Ballots:
             election.refuse(node, "how many experts are taken is not known")
             return None
         election.highest[node] = (parts, count, ballot.room)
-        if parts > 1:
+        if len(ballot.tail) > 1:
             inner = replace(ballot, kind="inner" if name == "topk" else "groups", tail=ballot.tail[:1])
             if name == "amax":
                 return inner

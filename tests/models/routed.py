@@ -103,6 +103,12 @@ class GroupedByMaximum(Grouped):
         return scores.max(-1).values
 
 
+class OneGroup(Grouped):
+    """A config may name one group, that of all."""
+
+    groups, admitted = 1, 1
+
+
 class Noisy(SoftmaxFirst):
     """What a first network makes of the tokens is routed; the logits are scaled and shifted."""
 
@@ -181,4 +187,4 @@ class InPart(SoftmaxFirst):
         return (y * weights.reshape(-1, 1)).view(*chosen.shape, WIDTH).sum(1)
 
 
-GO = (SoftmaxFirst, TopkFirst, Corrected, Grouped, GroupedByMaximum, Noisy, Switch)
+GO = (SoftmaxFirst, TopkFirst, Corrected, Grouped, OneGroup, GroupedByMaximum, Noisy, Switch)
