@@ -178,7 +178,8 @@ def _holder(census: Census, name: str) -> str:
         for a in census.graph.axes
     )
     if moving:
-        return "minimum width, round_to or a limit"
+        taken = "as many experts as each token takes, " if "expert" in kinds and census.graph.least else ""
+        return f"{taken}minimum width, round_to or a limit"
     if kinds:
         return f"only couples of kind {', '.join(kinds)} hold it, which are not in play"
     return next(

@@ -78,7 +78,7 @@ class Probe(fx.Interpreter):
     def __init__(self, analysis: Analysis, dead: Ids, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.analysis = analysis
-        self.dead = dead
+        self.dead, self.standing = dead, analysis.space.stacks.standing(dead)
         self.sums = {name: np.zeros(analysis.partition.num_components) for name in SUMS}
         self.picks: dict[fx.Node, Any] = dict.fromkeys(analysis.picked.values())
 
@@ -161,7 +161,7 @@ class Probe(fx.Interpreter):
         """Where the entries lie that are left; arrays that lost nothing have no say."""
         lost = [a for a in value.arrays if self.dead[a.ids].any()]
         arrays = tuple(a for a in value.arrays if a in lost or any(a.axes < other.axes for other in lost))
-        return layout_of(replace(value, arrays=arrays), self.analysis.space.stacks.standing(self.dead))
+        return layout_of(replace(value, arrays=arrays), self.standing)
 
     def _tagged(self, array: LabelArray, tag: Tag) -> bool:
         return bool(self.analysis.partition.label_tags[array.ids.flat[0]] & tag)

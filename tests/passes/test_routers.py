@@ -186,7 +186,7 @@ def test_a_plan_counts_what_goes(kinds: tuple[str, ...], score: str) -> None:
 def test_a_ratio_that_would_take_too_many_is_out_of_reach() -> None:
     model, _ = made(routed.SoftmaxFirst)
     model(torch.randn(50, WIDTH, dtype=torch.float64)).square().mean().backward()
-    with pytest.raises(PlanError, match="out of reach"):
+    with pytest.raises(PlanError, match=r"out of reach(.|\n)*as many experts as each token takes"):
         model.sparsify(ratio=0.9, kinds=("expert",))
 
 
@@ -201,6 +201,16 @@ def test_ratios_by_kind(tmp_path: Any) -> None:
     again = ecospa_fx.load(tmp_path, routed.SoftmaxFirst().double())
     x = torch.randn(5, WIDTH, dtype=torch.float64)
     torch.testing.assert_close(again(x), model(x))
+
+
+def test_ratios_are_met_in_one_way_by_every_layout_of_heads() -> None:
+    for heads in ("uniform", "ragged"):
+        model, dense = made(routed.SoftmaxFirst)
+        model(torch.randn(50, WIDTH, dtype=torch.float64)).square().mean().backward()
+        model.sparsify(ratio=0.4, kinds=EVERY, heads=heads, allocation="uniform")
+        model.zero_grad()
+        assert model.up.shape[0] < EXPERTS
+        assert_never_chosen(model, dense)
 
 
 def test_calibration_sees_only_the_experts_that_are_left() -> None:
