@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ecospa_fx.arrays import distinct
+
 Ids = np.ndarray
 
 
@@ -20,11 +22,11 @@ def condense(component: Ids, coarse: Ids, fine: Ids) -> tuple[Ids, Ids, Ids]:
     if not len(coarse):
         return component, coarse, fine
     count = int(component.max()) + 1
-    edges = np.unique(component[coarse] * count + component[fine])
+    edges = distinct(component[coarse] * count + component[fine])
     up, down = edges // count, edges % count
     graph = coo_array((np.ones(len(up), np.int8), (up, down)), shape=(count, count))
     strong = np.asarray(connected_components(graph, directed=True, connection="strong")[1], np.int64)
-    edges = np.unique(strong[up] * count + strong[down])
+    edges = distinct(strong[up] * count + strong[down])
     up, down = edges // count, edges % count
     return strong[component], up[up != down], down[up != down]
 

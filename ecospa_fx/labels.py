@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ecospa_fx.arrays import distinct
 from ecospa_fx.components import components, condense, held_experts, taken_along
 from ecospa_fx.stacks import Stacks
 
@@ -228,7 +229,7 @@ class LabelSpace:
 
     def agree(self, ids: Ids) -> None:
         """All rows of a stack that ``ids`` stand for lose the same indices."""
-        one, rest = self.stacks.columns(np.unique(ids))
+        one, rest = self.stacks.columns(distinct(ids))
         if len(one):
             self.union(one, rest)
 
@@ -271,7 +272,7 @@ class LabelSpace:
         """Connected components of all unions; a cycle of implications is one component too."""
         none = np.zeros(0, np.int64)
         left, right = np.concatenate([none, *self._left]), np.concatenate([none, *self._right])
-        pinned = self.stacks.columns(np.unique(np.concatenate([none, *(ids for ids, _ in self._pins)])))
+        pinned = self.stacks.columns(distinct(np.concatenate([none, *(ids for ids, _ in self._pins)])))
         left, right = self.stacks.mirrored(left, right)
         left, right = np.concatenate([left, pinned[0]]), np.concatenate([right, pinned[1]])
         coarse, fine = np.concatenate([none, *self._coarse]), np.concatenate([none, *self._fine])

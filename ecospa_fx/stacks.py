@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ecospa_fx.arrays import distinct
+
 Ids = np.ndarray
 
 
@@ -39,7 +41,7 @@ class Stacks:
 
     def route(self, ids: Ids) -> None:
         """Row 0 of the blocks of these labels stands for all of their rows from now on."""
-        self.routed |= {int(b) for b in np.unique(self._block(ids.ravel())) if b >= 0}
+        self.routed |= {int(b) for b in distinct(self._block(ids.ravel())) if b >= 0}
 
     def holds(self, ids: Ids) -> bool:
         """Whether labels are those of blocks."""
@@ -104,7 +106,7 @@ class Stacks:
             for labels, step in zip(both, (step_left, step_right), strict=True)
         ]
         uneven = np.concatenate([left[~alike & (rows_left > 1)], right[~alike & (rows_right > 1)]])
-        one, rest = self.columns(np.unique(uneven))
+        one, rest = self.columns(distinct(uneven))
         return np.concatenate([left, more[0], one]), np.concatenate([right, more[1], rest])
 
 

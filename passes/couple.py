@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ecospa_fx.arrays import distinct
 from ecospa_fx.coupling import (
     Couple,
     CouplingGraph,
@@ -186,7 +187,7 @@ class _Builder:
         """Rows and units that meet, how many units of its segment the row holds, and how many there are."""
         count = len(rows.components)
         number = np.arange(count)[:, None] * self.partition.num_components
-        pairs = np.unique((rows.components + number)[self.units[rows.components]])
+        pairs = distinct((rows.components + number)[self.units[rows.components]])
         row, unit = np.divmod(pairs, self.partition.num_components)
         sizes = np.bincount(self.segment[self.units], minlength=1)
         _, cell, held = np.unique(
@@ -275,4 +276,4 @@ class _Builder:
 
 def _distinct(components: Ids) -> Ids:
     """Distinct components; those of most axes come in ascending order and need no sorting."""
-    return components if (np.diff(components) > 0).all() else np.unique(components)
+    return components if (np.diff(components) > 0).all() else distinct(components)
