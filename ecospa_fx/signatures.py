@@ -144,6 +144,8 @@ class Signatures:
             return None
         signature, leaves = self.of(plain_arguments(named)[0], removal)
         analysis = signature.coupled[1]
+        if all(router.refused is not None for router in analysis.program.routers):
+            return None
         run = without_experts(analysis, dead_labels(analysis, removal), self._model)
         return None if run is None else lambda parameters: run(parameters, leaves)
 
