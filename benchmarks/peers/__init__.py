@@ -1,0 +1,1 @@
+"""From model to pruned model, beside other libraries: ``python -m benchmarks.peers``."""

@@ -1,0 +1,93 @@
+"""Every comparison in one command: ``python -m benchmarks.report --json FILE --page docs/benchmarks.md``.
+
+Each benchmark runs as a command of its own, one after the other, and each result is kept with its command,
+the machine and the load as soon as it is there. ``--resume`` goes on where an earlier run stopped; what no
+time is left for is named on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import page
+from benchmarks.peers import environment
+from benchmarks.peers.jobs import jobs as peer_jobs
+from benchmarks.store import FILE, Job, Store, run_all
+
+SMALL = ("--width", "128", "--hidden", "352")
+
+
+def own_jobs(quick: bool) -> list[Job]:
+    """What is measured beside the other libraries."""
+    runs = ("-m", "benchmarks.runs")
+    decode = ("-m", "benchmarks.decode", "--rounds", "1" if quick else "5")
+    depth = ("-m", "benchmarks.depth", "--json", FILE)
+    if quick:
+        few = ("--ratios", "0.5", "--rounds", "1", "--heads-count", "4", "--kv-heads", "4")
+        return [
+            Job("runs", (*runs, *SMALL, *few)),
+            Job("decode", (*decode, *SMALL, "--heads", "4", "--batches", "1", "--prompt", "16")),
+            Job("rounds", ("-m", "benchmarks.rounds", "--layers", "2")),
+            Job("nodes", (*depth, "--layers", "2", "4", *SMALL, "--heads", "4")),
+        ]
+    return [
+        Job("runs", runs, 1800.0),
+        Job("rounds", ("-m", "benchmarks.rounds")),
+        Job("decode", decode, 900.0),
+        Job("nodes", depth, 900.0),
+        Job("runs", (*runs, "--inductor", "--ratios", "0.5", "--round-to", "1", "8"), 1800.0),
+    ]
+
+
+def quality_job(quick: bool, corpus: Path | None) -> Job:
+    """Perplexity of SmolLM2; needs what ``benchmarks/smollm2.py`` names."""
+    settings = ["--ratios", "0.2"] if quick else ["--ratios", "0.1", "0.2", "0.3"]
+    small = ["--calibration", "4", "--evaluation", "2", "--length", "64"] if quick else []
+    text = ["--corpus", str(corpus)] if corpus else []
+    return Job("quality", ("-m", "benchmarks.quality", *settings, *small, *text, "--json", FILE), 3600.0)
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, help="where results are kept")
+    parser.add_argument("--page", type=Path, help="page to write; its plots go into a folder of its name")
+    parser.add_argument(
+        "--environment", type=Path, help="folder for the other libraries; without: ours alone"
+    )
+    parser.add_argument("--quality", type=Path, help="take this result of benchmarks.quality; do not run it")
+    parser.add_argument(
+        "--corpus", type=Path, help="of benchmarks.quality, which runs with it or --perplexity"
+    )
+    parser.add_argument("--perplexity", action="store_true", help="run benchmarks.quality as well")
+    parser.add_argument("--quick", action="store_true", help="small models, few rounds: minutes")
+    parser.add_argument("--resume", action="store_true", help="keep what the file holds")
+    parser.add_argument("--minutes", type=float, default=120.0, help="begin nothing after so many")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Run what is not there yet, and write the page."""
+    options = arguments(given)
+    store = Store(options.json, options.resume)
+    peers = environment.make(options.environment) if options.environment else None
+    jobs = [*own_jobs(options.quick), *peer_jobs(peers, options.quick)]
+    if options.corpus or options.perplexity:
+        jobs.append(quality_job(options.quick, options.corpus))
+    left = run_all(jobs, store, 60 * options.minutes)
+    if options.page:
+        page.write(options.page, store, quality(options, store), [job.command for job in left])
+
+
+def quality(options: argparse.Namespace, store: Store) -> page.Row | None:
+    """The result named on the command line, or that of this run."""
+    if options.quality:
+        return json.loads(options.quality.read_text())  # type: ignore[no-any-return]
+    rows = store.section("quality")
+    return {**rows[-1]["about"], "rows": rows[-1]["rows"]} if rows and rows[-1]["rows"] else None
+
+
+if __name__ == "__main__":
+    main()
