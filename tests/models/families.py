@@ -192,7 +192,7 @@ def mixtral(experts: str = "grouped_mm") -> Family:
     """Experts, each with hidden units of its own."""
     changes = {"num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}
     made = causal("Mixtral", rotary(10), UPCAST, **changes, experts_implementation=experts)
-    made = replace(made, units={**made.units, "ffn": 3 * made.units["ffn"]})
+    made = replace(made, units={**made.units, "ffn": 3 * made.units["ffn"], "expert": 6})
     return made if experts == "batched_mm" else replace(made, tolerance=SINGLE, dtype=torch.float32)
 
 
@@ -210,6 +210,7 @@ def deepseek_v3() -> Family:
         "vo": layers * heads * config.v_head_dim,
         "lowrank": layers * (config.q_lora_rank + config.kv_lora_rank),
         "ffn": dense * config.intermediate_size + (layers - dense) * routed * config.moe_intermediate_size,
+        "expert": (layers - dense) * config.n_routed_experts,
     }
     model = hf.DeepseekV3ForCausalLM(config)
     return Family(model, units, text(config.vocab_size), SINGLE, torch.float32)
