@@ -113,3 +113,8 @@ def is_tensor(node: fx.Node) -> bool:
 def is_float(node: fx.Node) -> bool:
     """Whether a node holds one tensor of real numbers."""
     return is_tensor(node) and bool(node.meta["val"].is_floating_point())
+
+
+def reads_bits(node: fx.Node, name: str) -> bool:
+    """Whether numbers become others: truth values, or the bits of another type."""
+    return node.meta["val"].dtype == torch.bool or (name == "view" and str(node.target).endswith(".dtype"))

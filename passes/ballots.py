@@ -23,6 +23,7 @@ from ecospa_fx.passes.ballot import (
     axis_of,
     is_float,
     is_tensor,
+    reads_bits,
     viewed,
 )
 from ecospa_fx.passes.normalise import writes
@@ -282,7 +283,7 @@ class Ballots:
             and argument(node, "max") == self.elections[ballot.router].experts - 1
         ):
             return plain if (argument(node, "min") or 0) <= 0 else None
-        if name in COPIES | VIEWS and not _reads_bits(node, name):
+        if name in COPIES | VIEWS and not reads_bits(node, name):
             return plain
         return plain if name in _PICKS | _TURNS else None
 
@@ -300,8 +301,3 @@ class Ballots:
 
     def _ends(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
         return ballot if name in COPIES else None
-
-
-def _reads_bits(node: fx.Node, name: str) -> bool:
-    """Whether numbers become others: truth values, or the bits of another type."""
-    return node.meta["val"].dtype == torch.bool or (name == "view" and str(node.target).endswith(".dtype"))
