@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.cache_layers import attention_layers, grown, is_cache
-from ecospa_fx.errors import CaptureError, InputError
+from ecospa_fx.errors import CaptureError
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves
 from ecospa_fx.sizes import static
@@ -67,10 +68,9 @@ def _entries(output: Any) -> Iterable[Any]:
 
 
 def plain(cache: Any) -> Any:
-    """The same cache with layers that grow with every token.
+    """The same cache with layers that hold all tokens; those that a window has dropped are zeros.
 
-    Raises:
-        InputError: a layer with a window has dropped tokens already.
+    No query reads them: the mask of such a layer hides what is outside of the window.
     """
     from transformers import cache_utils
 
@@ -106,11 +106,9 @@ def _plain_layer(layer: Any, filled: int) -> Any:
         return cache_utils.DynamicLayer()  # type: ignore[no-untyped-call]
     if type(layer) is cache_utils.StaticLayer:
         keys, values = keys[:, :, :filled], values[:, :, :filled]
-    elif getattr(layer, "cumulative_length_int", layer.get_seq_length()) != keys.shape[-2]:
-        raise InputError(
-            "the call brings a cache with a sliding window that has dropped tokens; the cache of a compiled "
-            "model keeps them. Start with an empty cache"
-        )
+    else:
+        gone = getattr(layer, "cumulative_length_int", layer.get_seq_length()) - keys.shape[-2]
+        keys, values = (functional.pad(t, (0, 0, gone, 0)) for t in (keys, values))
     return grown(keys, values)
 
 
@@ -150,9 +148,22 @@ def _deliver(result: Any, held: Any) -> Any:
             _fill(mine, layer, filled)
         elif mine is None:
             held.layers.append(_returned_layer(layer))
+        elif type(mine) is cache_utils.DynamicSlidingWindowLayer and layer.is_initialized:
+            _slide(mine, layer)
         else:
             held.layers[i] = _returned_layer(layer)
     return held
+
+
+def _slide(mine: Any, layer: Any) -> None:
+    """Let a layer with a window hold the last tokens: all but one of the window, for the next is in it."""
+    if not mine.is_initialized:
+        mine.lazy_initialization(layer.keys, layer.values)
+    mine.cumulative_length = layer.keys.shape[-2]
+    first = 0 if mine.record_past else max(0, layer.keys.shape[-2] - mine.sliding_window + 1)
+    mine.keys, mine.values = layer.keys, layer.values
+    if first:  # a view would keep all tokens
+        mine.keys, mine.values = mine.keys[:, :, first:].clone(), mine.values[:, :, first:].clone()
 
 
 def _fill(mine: Any, layer: Any, filled: int) -> None:
@@ -164,8 +175,8 @@ def _fill(mine: Any, layer: Any, filled: int) -> None:
 def uncompiled(cache: Any) -> Any:
     """The same cache, of which ``generate`` does not think that ``torch.compile`` must run around it.
 
-    It would make masks for layers with windows, and compile the model's own code. Layers with windows become
-    layers that grow.
+    It would make masks for layers with windows, and compile the model's own code. Static layers with windows
+    become dynamic ones.
     """
     from transformers import cache_utils
 
@@ -176,9 +187,22 @@ def uncompiled(cache: Any) -> Any:
     for i, layer in enumerate(cache.layers):
         if type(layer) is cache_utils.StaticLayer:
             layer.is_compileable = False
-        elif type(layer) in (cache_utils.DynamicSlidingWindowLayer, cache_utils.StaticSlidingWindowLayer):
-            cache.layers[i] = _plain_layer(layer, 0)
+        elif type(layer) is cache_utils.StaticSlidingWindowLayer:
+            cache.layers[i] = _windowed(layer)
     return cache
+
+
+def _windowed(layer: Any) -> Any:
+    """A static layer with a window as a dynamic one, which keeps as many tokens."""
+    from transformers.cache_utils import DynamicSlidingWindowLayer
+
+    twin: Any = DynamicSlidingWindowLayer(layer.max_cache_len)  # type: ignore[no-untyped-call]
+    if layer.is_initialized:
+        count = layer.cumulative_length_int
+        held = grown(*(t[:, :, : min(count, layer.max_cache_len)] for t in (layer.keys, layer.values)))
+        _slide(twin, held)
+        twin.cumulative_length = count
+    return twin
 
 
 def with_dense_caches(named: Mapping[str, Any], programs: Iterable[Program]) -> dict[str, Any]:

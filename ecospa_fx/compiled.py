@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ecospa_fx.program import Analysis
 from ecospa_fx.removal import Removal
 from ecospa_fx.removing import Removing
 from ecospa_fx.route import Routes
-from ecospa_fx.signature import bind
+from ecospa_fx.signature import bind, speaking
 from ecospa_fx.signatures import Signature, Signatures
 from ecospa_fx.storing import Storing
 
@@ -58,6 +59,7 @@ class CompiledModel(Removing, Storing, nn.Module):
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = model.__dict__[name]
         self.__dict__["source"] = model
+        self.__dict__["forward"] = speaking(partial(CompiledModel.forward, self), model.forward)
         self.training = model.training
         self.removal = Removal()
         self._shapes = {n: tuple(p.shape) for n, p in self.named_parameters(remove_duplicate=False)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,6 +49,16 @@ def bind(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         else:
             named[name] = value
     return {k: v for k, v in named.items() if v is not None or (k.startswith(POSITIONAL) and starred)}
+
+
+def speaking(run: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` under the name and signature of ``forward``, for those who look arguments up by name."""
+
+    @functools.wraps(forward)
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    return renamed
 
 
 def unbind(named: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

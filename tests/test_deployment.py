@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import ecospa_fx
 from ecospa_fx import CompiledModel
 from ecospa_fx.testing import random_removal
 
-SHAPES = {"args": ({0: Dim("batch"), 1: Dim("length", max=64)},)}
+SHAPES = {"input_ids": {0: Dim("batch"), 1: Dim("length", max=64)}}
 
 
 def tokens(batch: int, length: int) -> Tensor:
@@ -55,11 +56,24 @@ def test_pt2(smaller: CompiledModel, exported: ExportedProgram, tmp_path: Path) 
     check(lambda x: again(x).logits, smaller)
 
 
+def test_a_call_by_keywords() -> None:
+    """Every head reads its own rotary tables, by an index that is broadcast over free sizes."""
+    config = hf.LlamaConfig(
+        vocab_size=31, hidden_size=24, intermediate_size=44, num_hidden_layers=1, num_attention_heads=4
+    )
+    call = {"input_ids": tokens(2, 7), "use_cache": False}
+    compiled = ecospa_fx.compile(hf.LlamaForCausalLM(config).eval(), kwargs=call)
+    compiled.apply(random_removal(compiled, 0.4))
+    assert inspect.signature(compiled.forward) == inspect.signature(compiled.source.forward)
+    module = torch.export.export(compiled, (), call, dynamic_shapes={**SHAPES, "use_cache": None}).module()
+    check(lambda x: module(input_ids=x, use_cache=False).logits, compiled)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_onnx(smaller: CompiledModel, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    free = {"args": ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC},)}
+    free = {"input_ids": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
     program = torch.onnx.export(
         smaller, (tokens(2, 7),), dynamic_shapes=free, input_names=["input_ids"], dynamo=True, verbose=False
     )

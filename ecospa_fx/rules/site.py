@@ -95,7 +95,7 @@ class Site:
         """
         flat = at.ravel()
         if at.size != at.shape[axis]:
-            return self.emit(torch.take_along_dim, node, self.constant(at), axis)
+            return self.emit(_along, node, self.constant(at), axis)
         step = int(flat[1] - flat[0]) if len(flat) > 1 else 1
         if step > 0 and len(flat) and (np.diff(flat) == step).all():
             end = int(flat[-1]) + 1
@@ -113,6 +113,13 @@ class Site:
 def _scale(size: Any, new: int, old: int) -> Any:
     """``size * new // old`` for a symbolic size that is a multiple of ``old``."""
     return size * new // old
+
+
+def _along(tensor: torch.Tensor, at: torch.Tensor, axis: int) -> torch.Tensor:
+    """``torch.take_along_dim``, which fixes free sizes while torch exports."""
+    wide = [-1 if a == axis or n == 1 else n for a, n in enumerate(at.shape)]
+    full = [tensor.shape[a] if n == 1 and a != axis else -1 for a, n in enumerate(at.shape)]
+    return torch.gather(tensor.expand(wide), axis, at.expand(full))
 
 
 def positions(have: Ids, want: Ids, axis: int) -> Ids:

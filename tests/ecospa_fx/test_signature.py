@@ -1,5 +1,6 @@
 """Calls: how arguments are named, and which calls share a capture."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils import _pytree as pytree
 from transformers import DynamicCache
 
 from ecospa_fx.errors import InputError
-from ecospa_fx.signature import bind, key_of, required_arguments, state_leaves, unbind
+from ecospa_fx.signature import bind, key_of, required_arguments, speaking, state_leaves, unbind
 
 
 def forward(x: Any, mask: Any = None, /, y: Any = 1, *rest: Any, flag: Any = None, **more: Any) -> None: ...
@@ -101,3 +102,9 @@ def test_leaves_of_a_cache_are_state() -> None:
         True,
         False,
     ]
+
+
+def test_a_function_under_the_signature_of_another() -> None:
+    run = speaking(lambda *args, **kwargs: (args, kwargs), plain)
+    assert inspect.signature(run) == inspect.signature(plain)
+    assert run(1, mask=2) == ((1,), {"mask": 2})

@@ -121,6 +121,38 @@ def test_caches_are_as_small_as_the_weights(pair: Pair) -> None:
     assert all(layer.keys.shape[-1] < 10 for layer in inner.layers)
 
 
+@pytest.mark.parametrize("how", [{}, {"cache_implementation": "static"}], ids=["dynamic", "static"])
+def test_layers_with_a_window_keep_no_more(how: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = gemma2().eval()
+    model.generation_config.eos_token_id = None
+    masked = copy.deepcopy(model)
+    compiled = ecospa_fx.compile(model)
+    compiled.generate(**PADDED, max_new_tokens=3)
+    compiled.apply(random_removal(compiled, 0.4, seed=0))
+    for name, parameter in masked.named_parameters():
+        parameter.data.mul_(compiled.kept_mask(name))
+    settings = {**PADDED, **how, "max_new_tokens": 12}
+    found = compiled.generate(**settings, return_dict_in_generate=True)
+    assert torch.equal(found.sequences, masked.generate(**settings))
+    sliding, whole = found.past_key_values.layers
+    assert (sliding.keys.shape[-2], sliding.get_seq_length()) == (4, 20)
+    assert whole.get_seq_length() == 20
+
+
+def test_a_call_after_the_window_is_full() -> None:
+    model = gemma2().eval()
+    compiled = ecospa_fx.compile(model)
+    cache = hf.DynamicCache(config=model.config)
+    whole = compiled(TOKENS, use_cache=True).logits
+    found = [
+        compiled(part, past_key_values=cache, use_cache=True).logits for part in TOKENS.split((7, 1, 1), 1)
+    ]
+    assert [layer.get_seq_length() for layer in cache.layers] == [9, 9]
+    assert cache.layers[0].keys.shape[-2] == 4
+    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_the_callers_cache_is_filled() -> None:
     model = llama().eval()
     compiled = ecospa_fx.compile(model)
