@@ -55,7 +55,11 @@ def exchange(
     try:
         torch._C._swap_tensor_impl(param, other)
     except RuntimeError as error:
-        raise RewriteError(f"torch itself refers to the tensor inside a parameter: {error}") from error
+        raise RewriteError(
+            "torch itself refers to the tensor inside a parameter. A torch.profiler.profile that recorded "
+            "shapes or memory does so for as long as it lives: write its results, then `del` it (and what it "
+            f"gave out), or record without them ({error})"
+        ) from error
     set_hooks(other, None, None)
     set_hooks(param, hooks, after_hooks)
     other.grad = None

@@ -194,3 +194,16 @@ def test_weak_reference_inside_torch_is_refused() -> None:
     param.sum().backward()
     assert seen == [(4, 3)]
     assert torch.equal(param.grad, torch.full_like(param, 2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_profile_that_recorded_shapes_has_to_go_first() -> None:
+    param = weight()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        param.sum().backward()
+    with pytest.raises(RewriteError, match=r"record.* shapes or memory .* then `del` it"):
+        first_two(param)
+    del profile
+    gc.collect()
+    first_two(param)
+    assert param.shape == (2, 3)
