@@ -196,7 +196,7 @@ def _windowed(layer: Any) -> Any:
     """A static layer with a window as a dynamic one, which keeps as many tokens."""
     from transformers.cache_utils import DynamicSlidingWindowLayer
 
-    twin: Any = DynamicSlidingWindowLayer(layer.max_cache_len)  # type: ignore[no-untyped-call]
+    twin: Any = DynamicSlidingWindowLayer(layer.max_cache_len)
     if layer.is_initialized:
         count = layer.cumulative_length_int
         held = grown(*(t[:, :, : min(count, layer.max_cache_len)] for t in (layer.keys, layer.values)))

@@ -28,6 +28,8 @@ class SparsifyReport:
         losses: what each couple lost.
         seconds: how long it took, from gradients to the smaller model.
         repair: which weights were fitted to make up for what went, without their values; None without repair.
+        uneven: parameters of which a width was a multiple of 8 in the dense model, has changed, and is none
+            now; empty where ``round_to`` asks for such multiples.
     """
 
     params_before: int
@@ -37,6 +39,7 @@ class SparsifyReport:
     losses: tuple[CoupleLoss, ...]
     seconds: float
     repair: Repair | None = None
+    uneven: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, seconds: float, repair: Repair | None = None) -> SparsifyReport:
@@ -49,6 +52,7 @@ class SparsifyReport:
             plan.losses,
             seconds,
             repair and replace(repair, deltas={}),
+            uneven(plan),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +62,27 @@ class SparsifyReport:
 
     def __str__(self) -> str:
         repair = f"\n{self.repair}" if self.repair else ""
-        return f"{loss_table(self)}{repair}\nin {self.seconds:.2f} s"
+        note = f"\n{_UNEVEN.format(len(self.uneven))}" if self.uneven else ""
+        return f"{loss_table(self)}{repair}{note}\nin {self.seconds:.2f} s"
+
+
+_EVEN = 8  # entries of 16 bits: the 16 bytes that tensor cores read at once
+_UNEVEN = (
+    "{} matrices have a width that is no multiple of 8 any more; on GPUs that can cost more than it saves: "
+    "round_to=8"
+)
+
+
+def uneven(plan: Plan) -> tuple[str, ...]:
+    """Matrices of which a plan makes a width odd that was a multiple of 8 (see :class:`SparsifyReport`)."""
+    if plan.settings.round_to % _EVEN == 0:
+        return ()
+    removal, found = plan.removal, []
+    for name, dense in removal.shapes.items():
+        sizes = list(zip(dense, removal.shape(name, dense), strict=True)) if len(dense) > 1 else []
+        if any(new != old and new % _EVEN and not old % _EVEN for old, new in sizes):
+            found.append(name)
+    return tuple(found)
 
 
 def loss_table(result: Plan | SparsifyReport) -> str:

@@ -177,3 +177,55 @@ def test_threads_that_call_a_new_model_at_once() -> None:
     assert all(torch.equal(y, found[0]) for y in found)
     assert len(found) == 3
     assert len(list(compiled.signatures)) == 1
+
+
+def test_inference_mode_after_a_removal(compiled: CompiledModel) -> None:
+    expected = compiled(*X)
+    with torch.inference_mode():
+        found = compiled(*X)
+    assert found.is_inference()
+    torch.testing.assert_close(found, expected)
+    assert gradients(compiled, compiled(*X))
+
+
+def test_a_copy_goes_its_own_way(compiled: CompiledModel) -> None:
+    """Values, later removals and training of one do not reach the other."""
+    expected = compiled(*X).detach()
+    twin = copy.deepcopy(compiled)
+    torch.testing.assert_close(twin(*X), expected)
+    twin.apply(random_removal(twin, 0.4, seed=2))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    torch.testing.assert_close(compiled(*X), expected)
+    assert compiled.verify(*X).within(1e-9)
+
+
+def test_a_frozen_model_computes_and_trains_nothing(compiled: CompiledModel) -> None:
+    expected = compiled(*X)
+    compiled.requires_grad_(False)
+    found = compiled(*X)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+    assert all(p.requires_grad for p in compiled.requires_grad_().parameters())
+
+
+def test_threads_after_a_removal(compiled: CompiledModel) -> None:
+    """One trains while the other infers, with sizes of their own."""
+    inputs = [tokens(C, 3, 1), tokens(C, 5, 2)]
+    expected = [compiled(*x).detach() for x in inputs]
+    found: dict[int, Tensor] = {}
+
+    def run(i: int) -> None:
+        with torch.set_grad_enabled(i == 0):
+            for _ in range(3):
+                found[i] = compiled(*inputs[i])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, y in enumerate(expected):
+        torch.testing.assert_close(found[i].detach(), y)
+    assert [found[i].requires_grad for i in range(2)] == [True, False]

@@ -2,7 +2,10 @@
 
 import json
 
-from ecospa_fx.plan import CoupleLoss, Plan
+import numpy as np
+import pytest
+
+from ecospa_fx.plan import CoupleLoss, Plan, PlanSettings
 from ecospa_fx.removal import Removal
 from ecospa_fx.report import SparsifyReport
 
@@ -41,3 +44,19 @@ def test_couples_that_differ_in_numbers_share_a_line() -> None:
         "layers.*.mlp.ffn         1         1,200        1,200   0.0 %  1200 of 1200",
         "in 0.25 s",
     ]
+
+
+def with_width(width: int, dense: int = 16, round_to: int = 1) -> str:
+    gone = {1: np.arange(width, dense)} if width < dense else {}
+    removal = Removal({"w": (8, dense), "b": (dense,)}, {"w": gone, "b": {0: np.arange(1)}})
+    plan = Plan(removal, (), 9, 8, 7, 6, PlanSettings(round_to=round_to))
+    return str(SparsifyReport.of(plan, 0.25))
+
+
+def test_odd_widths_are_told() -> None:
+    assert "1 matrices have a width that is no multiple of 8 any more" in with_width(13)
+
+
+@pytest.mark.parametrize("case", [(8,), (16,), (9, 13), (13, 16, 8)], ids=str)
+def test_widths_that_are_none_of_the_plans_doing(case: tuple[int, ...]) -> None:
+    assert "multiple of 8" not in with_width(*case)
