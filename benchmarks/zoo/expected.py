@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 from benchmarks.zoo.examine import Finding
 
-# Reasons that no rule can lift.
+# Reasons that no rule can lift: what is left would not compute what the masked model does.
 GIVEN = (
+    "softmax runs along this axis",
+    "ordered, accumulated or compared along this axis",
+    "the router picks experts by number",
+    "looked up or written by number",
+    "one index of this axis is selected by number",
+    "normalised, but not zero where removed",
+    "normalised along this axis",
+    "is summed over, but does not vanish where removed",
+    "its norm would become zero",
+    "mixed by a window of positions",
     "the model returns this axis",
     "rows of an embedding are looked up by number",
     "a convolution's window",
