@@ -10,7 +10,9 @@ from torch import fx
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.program import Analysis
 
+# What meets there is multiplied: a gate or a step size made from what it scales is no residual.
 _PRODUCTS = frozenset({"mul", "mul_", "div", "div_", "bmm", "matmul", "einsum"})
+_RANGES = frozenset({"getitem", "split", "split_with_sizes", "chunk", "slice"})
 
 Streams = dict[int, int]  # representative component → bit set of the streams that carry it
 
@@ -51,10 +53,10 @@ class _Walk:
             gone |= self.left[source]
             summed = self._summed(node, source)
             for component, streams in self.inside[source].items():
-                if component not in carried or component in summed or source.op == "get_attr":
-                    gone |= streams
+                if component not in carried or component in summed or not self._computed(source):
+                    gone |= 0 if _is(node, _RANGES) else streams  # a range leaves out what lies beside it
                     continue
-                if not _multiplies(node) and any(
+                if not _is(node, _PRODUCTS) and any(
                     self._returns(component, source, other) or self._returns(component, other, source)
                     for other in inputs
                     if other is not source and component in self.inside[other]
@@ -71,12 +73,15 @@ class _Walk:
 
     def _born(self, node: fx.Node) -> int:
         """A stream of its own for what is computed from inputs; parameters alone make none."""
-        value = self.analysis.values.get(node)
-        first = value[0] if isinstance(value, tuple) else value
-        if not isinstance(first, Value) or first.nature < Nature.ACTIVATION:
+        if not self._computed(node):
             return 0
         self.count += 1
         return 1 << (self.count - 1)
+
+    def _computed(self, node: fx.Node) -> bool:
+        value = self.analysis.values.get(node)
+        first = value[0] if isinstance(value, tuple) else value
+        return isinstance(first, Value) and first.nature >= Nature.ACTIVATION
 
     def _returns(self, component: int, branch: fx.Node, trunk: fx.Node) -> bool:
         """Whether ``branch`` left a stream of ``trunk``, and has one of its own that the trunk has not."""
@@ -104,6 +109,5 @@ class _Walk:
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
 
 
-def _multiplies(node: fx.Node) -> bool:
-    """Whether what meets is multiplied: a gate or a step size made from what it scales is no residual."""
-    return getattr(node.target, "__name__", str(node.target)).split(".")[0] in _PRODUCTS
+def _is(node: fx.Node, names: frozenset[str]) -> bool:
+    return getattr(node.target, "__name__", str(node.target)).split(".")[0] in names

@@ -33,6 +33,12 @@ def post(m: object, x: Tensor) -> Tensor:
     return F.linear(F.layer_norm(y + layer(m, y), (8,)), m.h)
 
 
+def turned(m: object, x: Tensor) -> Tensor:
+    """A layer whose matrices are turned before they multiply."""
+    y = x @ m.e.T
+    return (y + (y @ m.a.T).relu() @ m.b.T) @ m.h.T
+
+
 def gate(m: object, x: Tensor) -> Tensor:
     y = F.linear(x, m.e)
     return F.linear(y * torch.sigmoid(y), m.h)
@@ -81,6 +87,7 @@ CASES = {
     "pre-norm": (normed, True),
     "post-norm": (post, True),
     "one matrix": (single, True),
+    "turned matrices": (turned, True),
     "gate": (gate, False),
     "rotary": (rotary, False),
     "adapter": (adapter, False),
