@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -43,6 +44,8 @@ def _row(title: str, findings: Sequence[Finding]) -> Row:
     return (title, str(total), *(f"{n} ({n / max(total, 1):.0%})" for n in counts))
 
 
+_PLACE = re.compile(r"\S*/(site-packages/)|\S*/aten/src/")
+"""Where packages lie on this machine."""
 HEADER: Row = ("family", "models", "captured", "coupled", "nothing held", "equal to masked", "works")
 
 
@@ -61,7 +64,9 @@ def side_by_side(findings: Sequence[Finding]) -> list[Row]:
 def failures(findings: Iterable[Finding]) -> list[Row]:
     """Every architecture that does not pass, with the stage and the message that its user reads."""
     return [
-        (f.name, f.family, f.stage, f.message or "no couples were found") for f in findings if not f.passed
+        (f.name, f.family, f.stage, _PLACE.sub("", f.message) or "no couples were found")
+        for f in findings
+        if not f.passed
     ]
 
 
