@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import fx
@@ -39,12 +39,11 @@ def stacked_axes(analysis: Analysis, graph: CouplingGraph) -> dict[str, int]:
     uses = _uses(analysis)
     found = dict(_matrices(analysis, graph, uses))
     biases = {n for n, used in uses.items() if len(analysis.labels[n]) == 2 and used <= _TAKES_ROWS}
-    rows = _rows(analysis, found, biases)
-    found = {n: a for n, a in found.items() if (rows[_on(analysis, n, a)] > 0).all()}
-    shapes = analysis.program.parameters
-    return found | {
-        n: 1 for n in biases if (rows[_on(analysis, n, 1)] == shapes[n][0]).all() and shapes[n][0] > 1
-    }
+    alone = _stacked_only(analysis, found)
+    found = {n: a for n, a in found.items() if alone[_on(analysis, n, a)].all()}
+    heights = {analysis.program.parameters[n][0] for n in found}
+    fitting = (n for n in biases if analysis.program.parameters[n][0] in heights)
+    return found | {n: 1 for n in fitting if alone[_on(analysis, n, 1)].all()}
 
 
 def _matrices(
@@ -70,15 +69,13 @@ def _summed(analysis: Analysis, name: str, axis: int) -> bool:
     return ids is not None and bool(analysis.partition.label_tags[ids[0]] & Tag.CONTRACTED)
 
 
-def _rows(analysis: Analysis, found: Mapping[str, int], biases: Container[str]) -> np.ndarray:
-    """How many matrices share each component, where only stacks of one height do; else 0 or less."""
-    rows = np.zeros(analysis.partition.num_components, np.int64)
+def _stacked_only(analysis: Analysis, found: Mapping[str, int]) -> np.ndarray:
+    """Whether each component lies on such axes, and in no other box: bool, shape ``[components]``."""
+    inside, outside = (np.zeros(analysis.partition.num_components, bool) for _ in range(2))
     for name, labels in analysis.labels.items():
-        for axis in range(len(labels)) if len(labels) > 1 and name not in biases else ():
-            on = _on(analysis, name, axis)
-            own = analysis.program.parameters[name][0] if found.get(name) == axis else -1
-            rows[on] = np.where((rows[on] == 0) | (rows[on] == own), own, -1)
-    return rows
+        for axis in range(len(labels)) if len(labels) > 2 else ():
+            (inside if found.get(name) == axis else outside)[_on(analysis, name, axis)] = True
+    return inside & ~outside
 
 
 def _on(analysis: Analysis, name: str, axis: int) -> np.ndarray:

@@ -25,7 +25,7 @@ def one_scale(m: object, x: Tensor) -> Tensor:
 
 
 def one_output(m: object, x: Tensor) -> Tensor:
-    """The second matrix is the same for all."""
+    """The second matrix is the same for all, which then agree."""
     return F.linear(torch.einsum("btd,eid->btei", x, m.u).relu(), m.o).sum(2)
 
 
@@ -41,7 +41,7 @@ def convolution(m: object, x: Tensor) -> Tensor:
 CASES = {
     "experts": (experts, {"u": 1, "b": 1, "d": 2}),
     "a scale that all share": (one_scale, {"u": 1, "d": 2}),
-    "one output": (one_output, {}),
+    "one output": (one_output, {"u": 1}),
     "summed first": (summed_first, {}),
     "convolution": (convolution, {}),
 }
