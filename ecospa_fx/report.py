@@ -58,7 +58,8 @@ class SparsifyReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         repair = self.repair.to_dict() if self.repair else None
-        return {**asdict(self), "losses": [asdict(loss) for loss in self.losses], "repair": repair}
+        losses = [asdict(loss) for loss in self.losses]
+        return {**asdict(self), "losses": losses, "repair": repair, "uneven": list(self.uneven)}
 
     def __str__(self) -> str:
         repair = f"\n{self.repair}" if self.repair else ""
