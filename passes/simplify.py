@@ -2,7 +2,8 @@
 
 A lookup by constant numbers (``qkv[:, :, :, [-2]]``) is a slice, which keeps its labels; a lookup by numbers
 that only the run knows does not. A slice of everything is what it slices. Strides that let chunks overlap
-are windows. An ``einsum`` over many tensors is a chain over two at a time.
+are windows. An ``einsum`` over many tensors is a chain over two at a time. A mask that repeats one value for
+all features is that value: it takes whole rows.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
                 or _sliced(graph, node, constants)
                 or _windows(graph, node)
                 or _pairwise(graph, node)
+                or _by_rows(graph, node)
             )
         if new is not None:
             node.replace_all_uses_with(new)
@@ -176,3 +178,43 @@ def _pairwise(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         current = emit(graph, node, aten.einsum.default, f"{names},{term}->{result}", [current, operand])
         names = result
     return current  # type: ignore[no-any-return]
+
+
+_WIDENINGS = ("expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile")
+
+
+def _by_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """The mask of a scatter before it was widened to all features."""
+    if node.target is not aten.masked_scatter.default:
+        return None
+    x, mask, source = node.args
+    narrow = _narrow(mask, x.meta["val"].shape)  # type: ignore[union-attr]
+    return None if narrow is None else emit(graph, node, node.target, x, narrow, source)
+
+
+def _narrow(mask: Any, shape: Any) -> fx.Node | None:
+    """What a mask of ``shape`` repeats along its last axis, if that is all that was done to it."""
+    if not isinstance(mask, fx.Node) or not _same_sizes(mask, shape):
+        return None
+    while isinstance(mask, fx.Node) and mask.op == "call_function":
+        name = getattr(mask.target, "__name__", "").split(".")[0].rstrip("_")
+        source = mask.args[0] if mask.args else None
+        if not isinstance(source, fx.Node) or name not in (*_COPIES, "contiguous", *_WIDENINGS):
+            return None
+        before, after = source.meta["val"], mask.meta["val"]
+        if before.dtype != after.dtype or before.device != after.device or before.dim() != after.dim():
+            return None
+        if not _same_sizes(source, after.shape):
+            return source if _fits(before.shape, after.shape) else None
+        mask = source
+    return None
+
+
+def _same_sizes(node: fx.Node, shape: Any) -> bool:
+    return [str(n) for n in node.meta["val"].shape] == [str(n) for n in shape]
+
+
+def _fits(before: Any, after: Any) -> bool:
+    """Whether sizes broadcast, the last one from 1."""
+    others = zip(before[:-1], after[:-1], strict=True)
+    return static(before[-1]) == 1 and all(static(b) == 1 or str(b) == str(a) for b, a in others)

@@ -159,6 +159,27 @@ def scatter_value(call: Call) -> Arrays:
     return _along(call, ("self", "index"), first if call.get("value") == 0 else lambda f: False)
 
 
+@rule("aten.masked_scatter.default")
+def masked_scatter(call: Call) -> Arrays:
+    """Entries of ``source`` in their order, where a mask holds.
+
+    A mask of size 1 on the last axis takes whole rows, so that axis passes if ``source`` has it too.
+    """
+    x, mask, source = (call.value(n) for n in ("self", "mask", "source"))
+    last = x.rank - 1
+    rows = source.rank and x.rank and source.shape[-1] == x.shape[-1] and not x.symbolic[-1]
+    if not rows or (mask.rank and (mask.shape[-1] != 1 or mask.symbolic[-1])) or call.out.rank != x.rank:
+        call.pin((a for v in call.values() for a in v.arrays), "taken by a mask that may tell features apart")
+        return ()
+    call.pin(mask.arrays, "used as a mask of places")
+    operands = [
+        ("self", _bare(call, x, range(last)), tuple(range(x.rank))),
+        ("source", _bare(call, source, range(source.rank - 1)), (*range(x.rank, last + source.rank), last)),
+    ]
+    arrays = meet(call, [*([1] * last), x.shape[last], *([1] * (source.rank - 1))], operands, both)
+    return tuple(LabelArray(a.ids.reshape(a.ids.shape[: x.rank]), a.zero) for a in arrays)
+
+
 @rule("aten.index_select.default")
 def index_select(call: Call) -> Arrays:
     """Slices of one axis by number."""

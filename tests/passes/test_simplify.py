@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ecospa_fx
-from ecospa_fx.testing import assert_equals_masked
+from ecospa_fx.testing import assert_equals_masked, random_removal
 
 
 class Picked(nn.Module):
@@ -125,3 +125,46 @@ def test_einsum_over_three_tensors() -> None:
         "k.weight",
     }
     assert_equals_masked(compiled, torch.randn(3, 7, 8))
+
+
+class Pictured(nn.Module):
+    """Features of pictures take the places of marked tokens, in a stream that goes on."""
+
+    def __init__(self, mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.tokens, self.project = nn.Embedding(11, 8), nn.Linear(6, 8)
+        self.up, self.down, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+        self.mask = mask
+
+    def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
+        x = self.tokens(ids)
+        x = x.masked_scatter(self.mask((ids == 0).unsqueeze(-1), x), self.project(pictures))
+        return self.head(x + self.down(self.up(x).relu()))
+
+
+WIDE = {
+    "narrow": lambda m, x: m,
+    "as": lambda m, x: m.expand_as(x).to(x.device),
+    "sizes": lambda m, x: m.expand(-1, -1, 8).contiguous(),
+    "repeat": lambda m, x: m.repeat(1, 1, 8),
+}
+
+
+@pytest.mark.parametrize("mask", WIDE.values(), ids=list(WIDE))
+def test_a_mask_of_rows_carries_the_stream(mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([[0, 3, 0, 7, 1], [5, 0, 0, 2, 9]])
+    compiled = ecospa_fx.compile(Pictured(mask).double(), args=(ids, torch.randn(2, 3, 6).double()))
+    stream = next(c for c in compiled.couplings if c.kind == "residual")
+    assert {m.parameter for m in stream.weights} >= {"tokens.weight", "project.weight", "up.weight"}
+    for seed in range(2):
+        compiled.apply(random_removal(compiled, 0.4, seed, kinds=("residual", "ffn")))
+        found = compiled.verify(torch.flip(ids, (1,)), torch.randn(1, 4, 6).double())
+        assert found.within(1e-9), found
+
+
+def test_a_mask_that_tells_features_apart_freezes() -> None:
+    ids, pictures = torch.tensor([[0, 3, 0, 7, 1]]), torch.randn(1, 20, 6)
+    model = Pictured(lambda m, x: m & (x > 0))
+    frozen = ecospa_fx.compile(model, args=(ids, pictures)).couplings.frozen
+    assert any("tell features apart" in f.reason.text for f in frozen if f.parameter == "project.weight")

@@ -2,7 +2,7 @@
 
 import torch
 
-from ecospa_fx.testing import activation, index, sample, truth, weight
+from ecospa_fx.testing import activation, constant, index, sample, truth, weight
 
 X = activation(4, 7, 5, on=2)
 ROWS, COLUMNS = index(3, high=4), index(3, high=7)
@@ -46,6 +46,16 @@ SAMPLES = {
     "aten.scatter.value": (sample(X, 1, ALONG, 0), sample(X, 1, ALONG, 3)),
     "aten.scatter.value_reduce": (sample(X, 1, ALONG, 3, reduce="add"),),
     "aten.index_select.default": (sample(X, 1, COLUMNS), sample(X, 2, index(3, high=5), frozen=True)),
+    "aten.masked_scatter.default": (
+        sample(X, truth(4, 7, 1), activation(30, 5, on=1)),
+        sample(X, truth(7, 1), activation(4, 8, 5, on=2)),
+        sample(X, truth(4, 7, 1), activation(4, 8, 5, on=[1, 2])),
+        sample(X, truth(4, 7, 1), weight(30, 5)),
+        sample(X, truth(4, 7, 1), constant(30, 5)),
+        sample(X, truth(4, 7, 5), activation(30, 5, on=1), frozen=True),
+        sample(X, truth(4, 7, 1), activation(140, on=0), frozen=True),
+        sample(X, truth(4, 7, 1), activation(30, 5), frozen=True),
+    ),
     "aten.index_copy.default": (sample(X, 0, UNIQUE, activation(3, 7, 5, on=2)),),
     "aten.index_add.default": (sample(X, 0, UNIQUE, activation(3, 7, 5, on=2)),),
     "aten.index_fill.int_Scalar": (sample(X, 0, UNIQUE, 0), sample(X, 0, UNIQUE, 2)),
