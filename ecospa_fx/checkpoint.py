@@ -25,7 +25,7 @@ from ecospa_fx.agreement import ranks, together
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.distributed import unwrap
 from ecospa_fx.errors import LoadError
-from ecospa_fx.optim_state import inner_optimizer
+from ecospa_fx.optim_state import inner_optimizers
 from ecospa_fx.storage import load_removal, save_removal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def save_checkpoint(
         schedule: the schedule, if there is one.
     """
     folder, unfinished = Path(path), Path(f"{path}.unfinished")
-    compiled, optimizers = unwrap(model), _listed(optimizer)
+    compiled, optimizers = unwrap(model), inner_optimizers(optimizer)
 
     def describe() -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -89,7 +89,7 @@ def load_checkpoint(
     """
     folder = Path(path)
     folder = folder if folder.exists() else _former(folder)  # a process died between two renamings
-    compiled, optimizers = unwrap(model), _listed(optimizer)
+    compiled, optimizers = unwrap(model), inner_optimizers(optimizer)
     removal = together("reading the checkpoint", lambda: _removal(folder, compiled, schedule is not None))
     if schedule is not None:
         schedule.load(folder / _SCHEDULE)
@@ -161,8 +161,3 @@ def _moved(unfinished: Path, folder: Path) -> None:
 
 def _former(folder: Path) -> Path:
     return Path(f"{folder}.former")
-
-
-def _listed(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
-    several = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-    return [inner_optimizer(o) for o in several]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.distributed as dist
 from torch import nn
@@ -12,7 +12,7 @@ from ecospa_fx.agreement import together
 from ecospa_fx.change import Change, prepare
 from ecospa_fx.distributed import check_placed, rebuild, unwrap
 from ecospa_fx.errors import EcoSpaError, OptimizerError, ScheduleError
-from ecospa_fx.optim_state import StateRules, inner_optimizer
+from ecospa_fx.optim_state import StateRules, inner_optimizers
 from ecospa_fx.passes.fit import check_held
 from ecospa_fx.removal import Removal
 
@@ -57,7 +57,7 @@ class Lockstep:
         Raises:
             OptimizerError: one of them cannot, or there is none.
         """
-        optimizers = [inner_optimizer(o) for o in _listed(optimizer)]
+        optimizers = inner_optimizers(optimizer)
         if not optimizers:
             raise OptimizerError("no optimizer was given")
         check_held(dict(self.compiled.named_parameters()), (), optimizers)
@@ -122,10 +122,3 @@ def changes_to(lockstep: Lockstep, removal: Removal) -> list[Change]:
             ". Load the schedule's state before the optimizer's" if isinstance(error, OptimizerError) else ""
         )
         raise ScheduleError(f"what the state removed does not fit the model: {error}{hint}") from error
-
-
-def _listed(optimizer: Optimizer | Iterable[Optimizer]) -> Iterator[Optimizer]:
-    for one in [optimizer] if isinstance(optimizer, Optimizer) else optimizer:
-        if not isinstance(one, Optimizer):
-            raise OptimizerError(f"expected a torch.optim.Optimizer, got {type(one).__name__}")
-        yield one

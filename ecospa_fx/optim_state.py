@@ -7,7 +7,7 @@ stays. The table of rules says the rest and comes first, because a shape can coi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -151,6 +151,19 @@ class StateRules:
             for key, value in state.items()
             if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != param.shape
         )
+
+
+def inner_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
+    """One optimizer or several, each without what wraps it.
+
+    Raises:
+        OptimizerError: something else is among them.
+    """
+    several = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    for one in several:
+        if not isinstance(one, Optimizer):
+            raise OptimizerError(f"expected a torch.optim.Optimizer, got {type(one).__name__}")
+    return [inner_optimizer(one) for one in several]
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ecospa_fx.change import prepare
+from ecospa_fx.optim_state import inner_optimizers
 from ecospa_fx.passes.choose import Gradients
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.planning import Loss, calibrated, planned
@@ -158,8 +159,7 @@ class Removing:
         repair: Repair | None = None,
     ) -> None:
         """As :meth:`apply`, also before any capture: what does not fit shows at the first call then."""
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        prepare(_compiled(self), removal, optimizers, repair).commit()
+        prepare(_compiled(self), removal, inner_optimizers(optimizer), repair).commit()
 
 
 def _compiled(model: Removing) -> CompiledModel:

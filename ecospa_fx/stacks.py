@@ -68,6 +68,8 @@ class Stacks:
 
     def every_row(self, ids: Ids) -> Ids | None:
         """The labels that ``ids`` stand for, ``[rows, *ids.shape]``; None if they do not, or unevenly."""
+        if not self.routed:
+            return None
         rows, step = self.represented(ids.ravel())
         if not len(rows) or rows.min() != rows.max() or rows[0] == 1:
             return None
@@ -97,6 +99,8 @@ class Stacks:
             left: labels, and
             right: those that they are united with.
         """
+        if not self.routed:
+            return left, right
         rows_left, step_left = self.represented(left)
         rows_right, step_right = self.represented(right)
         alike = (rows_left == rows_right) & (rows_left > 1)

@@ -42,6 +42,7 @@ _FINITE = frozenset(
     {"sigmoid", "softmax", "tanh", "softplus", "silu", "gelu", "mul", "add", "sub", "neg", "relu"}
 )
 _FINITE |= frozenset({"rand", "randn", "rand_like", "randn_like", "sum", "gather", "zeros_like", "ones_like"})
+_BLANKS = frozenset({"zeros_like", "zeros", "new_zeros"})
 _KINDS = ("logits", "scores", "inner", "groups", "mask", "admitted", "ids", "counts", "ends")
 HIGHEST = frozenset({"topk", "max", "argmax", "amax"})
 
@@ -238,20 +239,13 @@ class Ballots:
         if name != "scatter" or node.args[2] is not source or axis_of(node) != node.meta["val"].dim() - 1:
             return None
         blank, value = short_name(node.args[0].target), node.args[3] if len(node.args) > 3 else None  # type: ignore[union-attr]
-        if (
-            blank not in ("zeros_like", "zeros", "new_zeros")
-            or not isinstance(value, (int, float))
-            or not value
-        ):
-            return None
-        return replace(ballot, kind="mask")
+        marked = isinstance(value, (int, float)) and value != 0
+        return replace(ballot, kind="mask") if marked and blank in _BLANKS else None
 
     def _mask(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
-        tail = (
-            tuple(map(static, node.meta["val"].shape))
-            if isinstance(node.meta.get("val"), torch.Tensor)
-            else ()
-        )
+        if not is_tensor(node):
+            return None
+        tail = tuple(map(static, node.meta["val"].shape))
         if name in ("bitwise_not", "logical_not") and node.meta["val"].dtype == torch.bool:
             return replace(ballot, keeps=not ballot.keeps)
         if name in ("eq", "ne") and node.args[1] == 0:
@@ -260,13 +254,9 @@ class Ballots:
             return replace(ballot, tail=(*ballot.tail, 1))
         if name == "expand" and ballot.tail[1:] == (1,) and tail[-2:-1] == ballot.tail[:1]:
             return replace(ballot, tail=tail[-2:])  # type: ignore[arg-type]
-        if (
-            name == "repeat_interleave"
-            and len(ballot.tail) == 1
-            and along_last(node)
-            and isinstance(node.args[1], int)
-        ):
-            return replace(ballot, tail=(ballot.tail[0] * node.args[1],))
+        times = node.args[1] if name == "repeat_interleave" and len(ballot.tail) == 1 else None
+        if isinstance(times, int) and along_last(node):
+            return replace(ballot, tail=(ballot.tail[0] * times,))
         return viewed(ballot, node) if name in COPIES | VIEWS and ballot.tail[-1] != 1 else None
 
     def _ids(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:

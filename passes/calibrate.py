@@ -17,7 +17,7 @@ from ecospa_fx.layout import Layout, layout_of
 from ecospa_fx.passes.expert_energy import consumed_by_expert
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
-from ecospa_fx.rules.call import Call, Join
+from ecospa_fx.rules.call import Call, Join, item
 from ecospa_fx.scores import ActivationStatistics
 
 SUMS = ("consumed", "left", "right", "gates")
@@ -112,7 +112,7 @@ class Probe(fx.Interpreter):
         if len(join.operands) != 2 or join.gather:
             return
         names = [name for name, _ in join.operands]
-        natures = [_item(call.args, name).nature for name in names]
+        natures = [item(call.args, name).nature for name in names]
         if natures == [Nature.ACTIVATION, Nature.ACTIVATION] and "scaled_dot_product" not in call.target:
             self._dot(call, values, (names[0], names[1]))
         elif Nature.WEIGHT in natures and Nature.ACTIVATION in natures:
@@ -122,7 +122,7 @@ class Probe(fx.Interpreter):
     def _dot(self, call: Call, values: Mapping[str, Any], names: tuple[str, str]) -> None:
         """Energies of both sides of a product of two activations, on labels that it sums over."""
         for side, name in zip(("left", "right"), names, strict=True):
-            value, tensor = _item(call.args, name), _item(values, name)
+            value, tensor = item(call.args, name), item(values, name)
             for array in value.arrays:
                 if self._tagged(array, Tag.DOT):
                     layout = self._layout(value)
@@ -136,7 +136,7 @@ class Probe(fx.Interpreter):
     def _consume(self, call: Call, join: Join, values: Mapping[str, Any], weight: int) -> None:
         """``E[x_j²] ‖W[:, j]‖²`` for every index at which an activation meets a weight that sums over it."""
         (name, axes), (other, other_axes) = join.operands[weight], join.operands[1 - weight]
-        value, w, x = _item(call.args, name), _item(values, name), _item(values, other)
+        value, w, x = item(call.args, name), item(values, name), item(values, other)
         for array in value.arrays:
             if not self._tagged(array, Tag.CONTRACTED):
                 continue
@@ -173,11 +173,6 @@ class Probe(fx.Interpreter):
 
     def _components(self, array: LabelArray, layout: Layout) -> Ids:
         return np.asarray(self.analysis.partition.component[_present(array, layout)])
-
-
-def _item(args: Mapping[str, Any], name: str) -> Any:
-    base, _, index = name.partition("[")
-    return args[base][int(index[:-1])] if index else args[base]
 
 
 def _present(array: LabelArray, layout: Layout) -> Ids:

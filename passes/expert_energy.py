@@ -10,7 +10,7 @@ import torch
 
 from ecospa_fx.labels import Ids, LabelArray, Nature, Tag
 from ecospa_fx.program import Analysis
-from ecospa_fx.rules.call import Call, Join
+from ecospa_fx.rules.call import Call, Join, item
 
 
 def consumed_by_expert(
@@ -30,7 +30,7 @@ def consumed_by_expert(
     """
     grouped = call.routed_by == "offs"
     for join in [_grouped(call)] if grouped else [j for j in call.joins if not j.gather]:
-        sides = [(name, axes, _item(call.args, name)) for name, axes in join.operands]
+        sides = [(name, axes, item(call.args, name)) for name, axes in join.operands]
         if len(sides) != 2 or Nature.ACTIVATION not in (natures := [v.nature for _, _, v in sides]):
             continue
         x = sides[natures.index(Nature.ACTIVATION)]
@@ -40,7 +40,7 @@ def consumed_by_expert(
             if hidden is not None and w[1][hidden[1]] in x[1]:
                 rows, axis = hidden
                 left = (~dead[rows]).any(1)  # experts that are gone have no row, and are never picked
-                tensors = _item(values, w[0]), _item(values, x[0])
+                tensors = item(values, w[0]), item(values, x[0])
                 energy = _energy(tensors, (w[1], x[1]), axis, picks.flatten(), left, grouped)
                 rows = rows[left]
                 alive = rows[~dead[rows]].reshape(len(rows), -1)
@@ -87,8 +87,3 @@ def _placed(x: torch.Tensor, axes: tuple[int, ...], places: list[int]) -> torch.
     x = x.mean(others) if others else x
     x = x.permute([left.index(p) for p in places if p in left])
     return x[tuple(slice(None) if p in left else None for p in places)]
-
-
-def _item(args: Mapping[str, Any], name: str) -> Any:
-    base, _, index = name.partition("[")
-    return args[base][int(index[:-1])] if index else args[base]

@@ -112,8 +112,6 @@ def check_held(
     ours = {id(param) for param in parameters.values()}
     held: dict[int, torch.Tensor] = {}
     for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
-            raise OptimizerError(f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if not held_by_optimizer(optimizer).keys() & ours:
             hint = _copy_hint(parameters.values(), held_by_optimizer(optimizer).values())
             raise OptimizerError(f"{type(optimizer).__name__} holds none of the model's parameters{hint}")

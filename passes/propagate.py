@@ -130,7 +130,7 @@ class Interpreter:
             source = self.values.get(node.args[0])  # type: ignore[arg-type]
             if isinstance(source, tuple):
                 self.values[node] = source[node.args[1]]  # type: ignore[index]
-                self.routing.item(node)
+                self.routing.output(node)
             return
         outputs = _outputs(node)
         args = named_arguments(node, lambda n: self.values.get(n, _plain(n)))

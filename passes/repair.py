@@ -28,6 +28,7 @@ from ecospa_fx.labels import Nature
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
 from ecospa_fx.repair import Fit, Repair
+from ecospa_fx.rules.call import item
 from ecospa_fx.walk import Walk
 
 
@@ -81,7 +82,7 @@ def consumers(analysis: Analysis, names: Mapping[str, int]) -> Iterator[Consumer
     known = {int(ids[0]): n for n, ids in labels.items()}
     for node, call in analysis.calls.items():
         for join in call.joins:
-            sides = [(name, axes, _item(call.args, name)) for name, axes in join.operands]
+            sides = [(name, axes, item(call.args, name)) for name, axes in join.operands]
             natures = [value.nature for _, _, value in sides]
             if join.gather or sorted(natures) != [Nature.WEIGHT, Nature.ACTIVATION]:
                 continue
@@ -95,11 +96,6 @@ def consumers(analysis: Analysis, names: Mapping[str, int]) -> Iterator[Consumer
                 if axes[axis] in places:
                     yield Consumer(name, names[name], _bias(analysis, node), node, other,
                                    places.index(axes[axis]))  # fmt: skip
-
-
-def _item(args: Mapping[str, Any], name: str) -> Any:
-    base, _, index = name.partition("[")
-    return args[base][int(index[:-1])] if index else args[base]
 
 
 def _bias(analysis: Analysis, node: fx.Node) -> str | None:
@@ -210,7 +206,7 @@ class _Repairer:
         for executable, walk in zip((trial.before, trial.after), self.walks[number], strict=True):
             node = _standing_for(executable.module.graph, place.call)
             walk.until(node)
-            x = _item(named_arguments(node, walk.value), place.operand)
+            x = item(named_arguments(node, walk.value), place.operand)
             found.append(x.detach().movedim(place.along, -1).flatten(0, -2))
         return found[0], found[1]
 

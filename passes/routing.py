@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ecospa_fx.labels import Ids, LabelArray, LabelSpace, Value
-from ecospa_fx.rules.call import Call, Join, Pick
+from ecospa_fx.rules.call import Call, Join, Pick, item
 
 _VIEWS = frozenset(
     {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "clone", "contiguous", "alias"}
@@ -42,6 +42,8 @@ class Routing:
 
     def follow(self, node: fx.Node, call: Call) -> None:
         """Look at one call, once its rule has run."""
+        if not (call.routed_by or self.space.stacks.routed):
+            return
         standing = [n for n in node.all_input_nodes if any(map(self._stands_in, _arrays(self.values.get(n))))]
         if not standing and not call.routed_by:
             return
@@ -54,7 +56,7 @@ class Routing:
         for array in (a for n in standing for a in _arrays(self.values.get(n)) if self._stands_in(a)):
             self.space.agree(array.ids)
 
-    def item(self, node: fx.Node) -> None:
+    def output(self, node: fx.Node) -> None:
         """One output of several."""
         source = node.args[0]
         if source in self.picked:
@@ -85,8 +87,7 @@ class Routing:
         """Whether no operand brings entries of its own for the hidden indices of others."""
         hidden = {axis for array in join.joint.arrays if self._stands_in(array) for axis in array.axes}
         for name, axes in join.operands:
-            base, _, index = name.partition("[")
-            value = call.args[base][int(index[:-1])] if index else call.args[base]
+            value = item(call.args, name)
             own = {axes[a] for array in value.arrays if self._stands_in(array) for a in array.axes}
             if any(n > 1 and axes[a] in hidden - own for a, n in enumerate(value.shape)):
                 return False

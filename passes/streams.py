@@ -8,6 +8,7 @@ import numpy as np
 from torch import fx
 
 from ecospa_fx.labels import Ids, Nature, Value
+from ecospa_fx.passes.routing import short_name
 from ecospa_fx.program import Analysis
 
 # What meets there is multiplied: a gate or a step size made from what it scales is no residual.
@@ -54,9 +55,10 @@ class _Walk:
             summed = self._summed(node, source)
             for component, streams in self.inside[source].items():
                 if component not in carried or component in summed or not self._computed(source):
-                    gone |= 0 if _is(node, _RANGES) else streams  # a range leaves out what lies beside it
+                    # A range leaves out what lies beside it.
+                    gone |= 0 if short_name(node.target) in _RANGES else streams
                     continue
-                if not _is(node, _PRODUCTS) and any(
+                if short_name(node.target) not in _PRODUCTS and any(
                     self._returns(component, source, other) or self._returns(component, other, source)
                     for other in inputs
                     if other is not source and component in self.inside[other]
@@ -107,7 +109,3 @@ class _Walk:
         arrays = [a for a in arrays if axis is None or axis in a.axes]
         component = self.analysis.partition.component
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
-
-
-def _is(node: fx.Node, names: frozenset[str]) -> bool:
-    return getattr(node.target, "__name__", str(node.target)).split(".")[0] in names

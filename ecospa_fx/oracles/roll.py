@@ -9,7 +9,7 @@ import numpy as np
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, regular
 from ecospa_fx.oracles.trial import Trial, require_equal, restrict
-from ecospa_fx.rules.call import Call, Join
+from ecospa_fx.rules.call import Join, item
 
 
 def roll(trial: Trial) -> int:
@@ -86,7 +86,7 @@ def _moved(trial: Trial, move: Ids) -> tuple[list[Layout], list[Layout]] | None:
 def _gathered_operands(trial: Trial, join: Join, joint: Layout | None) -> Iterator[tuple[int, Layout | None]]:
     """Operands that are gathered at use follow what they meet."""
     for name, axes in join.operands:
-        value = _argument(trial.call, name)
+        value = item(trial.call.args, name)
         if value.nature <= Nature.WEIGHT:
             number = next(i for i, v in enumerate(trial.given) if v is value)
             yield number, None if joint is None else _projected(joint, value, axes)
@@ -95,12 +95,6 @@ def _gathered_operands(trial: Trial, join: Join, joint: Layout | None) -> Iterat
 def _over(own: Layout, gathered: Layout) -> Layout:
     """An operand keeps its own permutation along axes that take no part in the join."""
     return Layout(own.dense, {**own.index, **gathered.index})
-
-
-def _argument(call: Call, name: str) -> Value:
-    base, _, index = name.partition("[")
-    value: Value = call.args[base][int(index[:-1])] if index else call.args[base]
-    return value
 
 
 def _projected(joint: Layout, value: Value, axes: Sequence[int]) -> Layout | None:

@@ -147,3 +147,9 @@ def nature_of(values: Iterable[Value]) -> Nature:
     natures = {v.nature for v in values}
     mixed = {Nature.INDEX, Nature.WEIGHT} <= natures
     return Nature.ACTIVATION if mixed else max(natures, default=Nature.CONSTANT)
+
+
+def item(args: Mapping[str, Any], name: str) -> Any:
+    """An argument by name; ``tensors[2]`` names an item of a list."""
+    base, _, index = name.partition("[")
+    return args[base][int(index[:-1])] if index else args[base]

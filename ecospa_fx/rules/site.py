@@ -12,7 +12,7 @@ from torch import fx
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Value
 from ecospa_fx.layout import Layout
-from ecospa_fx.rules.call import Call
+from ecospa_fx.rules.call import Call, item
 
 
 class Site:
@@ -48,18 +48,13 @@ class Site:
 
     def operand(self, name: str) -> Value:
         """The dense value of an argument; ``tensors[2]`` names an item of a list."""
-        value: Value = self._item(self.call.args, name)
+        value: Value = item(self.call.args, name)
         return value
 
     def node(self, name: str) -> fx.Node:
         """The new node of an argument."""
-        node: fx.Node = self._item(self.args, name)
+        node: fx.Node = item(self.args, name)
         return node
-
-    @staticmethod
-    def _item(args: Mapping[str, Any], name: str) -> Any:
-        base, _, index = name.partition("[")
-        return args[base][int(index[:-1])] if index else args[base]
 
     def set(self, name: str, value: Any) -> None:
         """Change an argument of the new node."""

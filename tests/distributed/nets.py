@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW, Optimizer
 
 import ecospa_fx
-from ecospa_fx import CompiledModel
+from ecospa_fx import CompiledModel, SparsitySchedule
 from tests.distributed.processes import RANKS
 
 
@@ -68,6 +69,25 @@ def stepped(compiled: nn.Module, optimizer: Optimizer, x: Tensor) -> Tensor:
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach()
+
+
+def trained(
+    compiled: CompiledModel,
+    optimizer: Optimizer,
+    schedule: SparsitySchedule,
+    steps: range,
+    part: Callable[[Tensor], Tensor],
+) -> list[float]:
+    """The mean loss over all ranks at each step."""
+    losses = []
+    for step in steps:
+        loss = stepped(compiled, optimizer, part(batch(step)))
+        schedule.step()
+        if dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= RANKS
+        losses.append(loss.item())
+    return losses
 
 
 def adamw(compiled: nn.Module) -> AdamW:

@@ -7,10 +7,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from ecospa_fx import EcoSpaError
 
 RANKS = 2
 Check = Callable[[Path], None]
@@ -44,3 +47,18 @@ def run(checks: Sequence[Check], folder: Path) -> str:
 def passed(check: Check, folder: Path) -> bool:
     """Whether a check has passed on all ranks."""
     return all((folder / f"{check.__name__}.{rank}").exists() for rank in range(RANKS))
+
+
+def same_on_all_ranks(value: Any) -> bool:
+    values: list[Any] = [None] * RANKS
+    dist.all_gather_object(values, value)
+    return all(other == values[0] for other in values)
+
+
+def refused(work: Callable[[], Any]) -> str:
+    """The error that ``work`` ends with."""
+    try:
+        work()
+    except EcoSpaError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.optim import AdamW
 
 import ecospa_fx
 from ecospa_fx import CompiledModel, LoadError, SparsitySchedule, load_checkpoint, save_checkpoint
-from tests.distributed.nets import adamw, batch, mine, model, sharded, stepped
-from tests.distributed.processes import RANKS, Check, passed, run
+from tests.distributed.nets import adamw, batch, mine, model, sharded, stepped, trained
+from tests.distributed.processes import Check, passed, run
 
 STEPS, SAVED = 9, 5  # rounds come after steps 2, 4 and 6
 Run = tuple[CompiledModel, AdamW, SparsitySchedule]
@@ -25,19 +23,6 @@ Run = tuple[CompiledModel, AdamW, SparsitySchedule]
 def begun(compiled: CompiledModel) -> Run:
     optimizer = adamw(compiled)
     return compiled, optimizer, SparsitySchedule(compiled, optimizer, target_ratio=0.5, every=2, end=6)
-
-
-def goes_on(run_: Run, steps: range, part: Callable[[Tensor], Tensor]) -> list[float]:
-    compiled, optimizer, schedule = run_
-    losses = []
-    for step in steps:
-        loss = stepped(compiled, optimizer, part(batch(step)))
-        schedule.step()
-        if dist.is_initialized():
-            dist.all_reduce(loss)
-            loss /= RANKS
-        losses.append(loss.item())
-    return losses
 
 
 def close(found: list[float], expected: list[float]) -> None:
@@ -50,7 +35,7 @@ def from_one_to_two(folder: Path) -> None:
     for name, first in (("one", SAVED), ("one_dense", 1)):
         run_ = begun(sharded())
         load_checkpoint(folder / name, *run_)
-        close(goes_on(run_, range(first, STEPS), mine), expected[first:])
+        close(trained(*run_, range(first, STEPS), mine), expected[first:])
         assert run_[0].verify().within(1e-9)
 
 
@@ -58,16 +43,16 @@ def from_two_to_two(folder: Path) -> None:
     """Two saved, and two go on: into a fresh model, and into one that has gone another way."""
     expected = torch.load(folder / "losses.pt")
     run_ = begun(sharded())
-    goes_on(run_, range(SAVED), mine)
+    trained(*run_, range(SAVED), mine)
     save_checkpoint(folder / "two", *run_)
-    close(goes_on(run_, range(SAVED, STEPS), mine), expected[SAVED:])
+    close(trained(*run_, range(SAVED, STEPS), mine), expected[SAVED:])
     fresh = begun(sharded())
     load_checkpoint(folder / "two", *fresh)
-    close(goes_on(fresh, range(SAVED, STEPS), mine), expected[SAVED:])
+    close(trained(*fresh, range(SAVED, STEPS), mine), expected[SAVED:])
     begun_ = begun(sharded())
-    goes_on(begun_, range(3), mine)
+    trained(*begun_, range(3), mine)
     load_checkpoint(folder / "two", *begun_)
-    close(goes_on(begun_, range(SAVED, STEPS), mine), expected[SAVED:])
+    close(trained(*begun_, range(SAVED, STEPS), mine), expected[SAVED:])
 
 
 def without_a_schedule(folder: Path) -> None:
@@ -96,7 +81,7 @@ def dies(folder: Path) -> None:
     for step in range(STEPS):
         if step == 5 and dist.get_rank():
             os._exit(1)
-        goes_on(run_, range(step, step + 1), mine)
+        trained(*run_, range(step, step + 1), mine)
         if step in (1, 3):
             save_checkpoint(folder / "last", *run_)
 
@@ -109,7 +94,7 @@ def after_death(folder: Path) -> None:
     run_ = begun(sharded())
     load_checkpoint(folder / "last", *run_)
     assert run_[2].steps == 4
-    close(goes_on(run_, range(4, STEPS), mine), torch.load(folder / "losses.pt")[4:])
+    close(trained(*run_, range(4, STEPS), mine), torch.load(folder / "losses.pt")[4:])
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +105,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for step in range(STEPS):
         if step in (1, SAVED):
             save_checkpoint(folder / ("one" if step == SAVED else "one_dense"), *run_)
-        losses += goes_on(run_, range(step, step + 1), lambda x: x)
+        losses += trained(*run_, range(step, step + 1), lambda x: x)
     torch.save(losses, folder / "losses.pt")
     return folder, run(CHECKS, folder)
 
@@ -136,7 +121,7 @@ def test_on_one_process(name: str, ran: tuple[Path, str]) -> None:
     first = 1 if name == "one_dense" else SAVED
     run_ = begun(model())
     load_checkpoint(ran[0] / name, *run_)
-    close(goes_on(run_, range(first, STEPS), lambda x: x), torch.load(ran[0] / "losses.pt")[first:])
+    close(trained(*run_, range(first, STEPS), lambda x: x), torch.load(ran[0] / "losses.pt")[first:])
 
 
 def test_a_process_that_dies(ran: tuple[Path, str]) -> None:

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 import ecospa_fx
-from ecospa_fx import CompiledModel, EcoSpaError, SparsitySchedule
-from tests.distributed.processes import RANKS, Check, passed, run
+from ecospa_fx import CompiledModel, SparsitySchedule
+from tests.distributed.nets import mine
+from tests.distributed.processes import RANKS, Check, passed, refused, run, same_on_all_ranks
 
 STEPS = 10
 UNIT = 21
@@ -50,24 +51,6 @@ def train(
         schedule.step()
         losses.append(loss.detach())
     return losses, schedule, optimizer
-
-
-def mine(x: Tensor) -> Tensor:
-    return x.chunk(RANKS)[dist.get_rank()]
-
-
-def same_on_all_ranks(value: Any) -> bool:
-    values: list[Any] = [None] * RANKS
-    dist.all_gather_object(values, value)
-    return all(other == values[0] for other in values)
-
-
-def refused(work: Callable[[], Any]) -> str:
-    try:
-        work()
-    except EcoSpaError as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def losses_of_two(folder: Path) -> None:

@@ -17,45 +17,24 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import SGD, Optimizer
 
 import ecospa_fx
-from ecospa_fx import CompiledModel, EcoSpaError, SparsitySchedule
+from ecospa_fx import CompiledModel, SparsitySchedule
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.fsdp import Smaller
-from tests.distributed.nets import Net, adamw, batch, mine, model, sharded, stepped
-from tests.distributed.processes import RANKS, Check, passed, run
+from tests.distributed.nets import Net, adamw, batch, mine, model, sharded, stepped, trained
+from tests.distributed.processes import RANKS, Check, passed, refused, run, same_on_all_ranks
 
 STEPS = 8
 
 
 def train(compiled: CompiledModel, optimizer: Optimizer, steps: range, part: Any, **more: Any) -> list[float]:
     schedule = SparsitySchedule(compiled, optimizer, **{"target_ratio": 0.5, "every": 2, "end": 6, **more})
-    losses = []
-    for step in steps:
-        loss = stepped(compiled, optimizer, part(batch(step)))
-        schedule.step()
-        if dist.is_initialized():
-            dist.all_reduce(loss)
-            loss /= RANKS
-        losses.append(loss.item())
+    losses = trained(compiled, optimizer, schedule, steps, part)
     assert len(schedule.reports) == 3
     return losses
 
 
 def full(compiled: nn.Module) -> dict[str, Tensor]:
     return {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in compiled.named_parameters()}
-
-
-def same_on_all_ranks(value: Any) -> bool:
-    values: list[Any] = [None] * RANKS
-    dist.all_gather_object(values, value)
-    return all(other == values[0] for other in values)
-
-
-def refused(work: Any) -> str:
-    try:
-        work()
-    except EcoSpaError as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def losses_of_one_process(folder: Path) -> None:
