@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.sizes import hint, static
@@ -43,6 +44,7 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
                 or _windows(graph, node)
                 or _pairwise(graph, node)
                 or _by_rows(graph, node)
+                or settle_width(graph, node)
             )
         if new is not None:
             node.replace_all_uses_with(new)
