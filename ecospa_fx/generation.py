@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from ecospa_fx.cache_layers import is_cache
 from ecospa_fx.caches import uncompiled
+from ecospa_fx.signature import speaking
 from ecospa_fx.twin import FORWARD_HOOKS, twin_of
 
 Run = Callable[..., Any]
@@ -25,12 +25,7 @@ def stand_in(model: nn.Module, run: Run, **attributes: Any) -> Any:
         run: called instead of its own code; what inspects its signature sees the original one.
         attributes: further attributes of the stand-in.
     """
-
-    @functools.wraps(model.forward)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return run(*args, **kwargs)
-
-    return twin_of(model, FORWARD_HOOKS, forward=forward, **attributes)
+    return twin_of(model, FORWARD_HOOKS, forward=speaking(run, model.forward), **attributes)
 
 
 def generator(model: nn.Module, run: Run, part: Callable[[nn.Module], Run]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.peers.models import Shape
+from benchmarks.peers.models import Shape, logits
 
 Prune = Callable[[nn.Module, Tensor, Shape], nn.Module]
 HALF = 0.5
@@ -39,7 +39,7 @@ def torch_pruning(model: nn.Module, tokens: Tensor, shape: Shape) -> nn.Module:
         model, example_inputs=tokens, importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=False, pruning_ratio=HALF, ignored_layers=[last], num_heads=heads,
         prune_num_heads=True, prune_head_dims=False, head_pruning_ratio=HALF, round_to=4,
-        output_transform=_total,
+        output_transform=logits,
     )  # fmt: skip
     pruner.step()
     for module in model.modules():
@@ -79,11 +79,6 @@ LIBRARIES: dict[str, tuple[str, Prune]] = {
 
 def _layers(model: nn.Module, *names: str) -> list[nn.Module]:
     return [m for n, m in model.named_modules() if n.rpartition(".")[2] in names]
-
-
-def _total(output: Any) -> Tensor:
-    """Torch-Pruning walks back from tensors."""
-    return output if isinstance(output, Tensor) else output.logits
 
 
 def _set_heads(module: nn.Module, shape: Shape) -> None:

@@ -97,13 +97,6 @@ class Site:
             return self.emit(torch.ops.aten.slice.Tensor, node, axis, int(flat[0]), end, step)
         return self.emit(torch.index_select, node, axis, self.constant(flat))
 
-    def unlabelled(self, value: Value, what: str) -> None:
-        """Fail if ``value`` changed its size: used where a rule cannot rewrite."""
-        if self._layout(value).shape != value.shape:
-            raise RewriteError(
-                f"{self.call.target} at {self.call.source or self.call.node}: {what} cannot shrink"
-            )
-
 
 def _scale(size: Any, new: int, old: int) -> Any:
     """``size * new // old`` for a symbolic size that is a multiple of ``old``."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ecospa_fx.rules.site import Site
 
 Group = tuple[list[int], list[int]]
-Moved = tuple[LabelArray, LabelArray]  # an array under the output's axes, and as it was
 
 
 def groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:

@@ -10,6 +10,7 @@ import pytest
 from ecospa_fx.errors import PlanError
 from ecospa_fx.plan import CoupleLoss, Plan, PlanSettings
 from ecospa_fx.removal import Removal
+from tests.models.damage import put
 
 
 def example() -> Plan:
@@ -39,17 +40,6 @@ def test_printed_as_a_table() -> None:
     assert lines[0] == "Plan: uniform allocation by taylor"
     assert lines[1].split() == ["parameters", "20", "->", "10", "(-50.00", "%)"]
     assert lines[-1].split() == ["ffn", "1", "4", "2", "50.0", "%", "2", "of", "4"]
-
-
-def put(*path_and_value: Any) -> Callable[[dict[str, Any]], None]:
-    *path, last, value = path_and_value
-
-    def change(data: Any) -> None:
-        for key in path:
-            data = data[key]
-        data[last] = value
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import ecospa_fx
 from ecospa_fx import CompiledModel, FisherAccumulator
 from tests.models.config import Config
 from tests.models.snapshot import identical, untouched
+from tests.models.training import size
 from tests.models.transformer import build, tokens
 
 C = Config(kv_heads=2, group=2, rope="half", activation="swiglu", bias=True)
@@ -27,10 +28,6 @@ def ffn() -> CompiledModel:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 34), nn.GELU(), nn.Linear(34, 10)).double()
     return ecospa_fx.compile(model, args=(X,))
-
-
-def size(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def sample(compiled: CompiledModel, x: Tensor = X) -> dict[str, Tensor]:

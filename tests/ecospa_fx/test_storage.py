@@ -19,6 +19,7 @@ from ecospa_fx import CompiledModel
 from ecospa_fx.errors import LoadError, PlanError
 from ecospa_fx.storage import REMOVAL, WEIGHTS
 from tests.models.config import Config
+from tests.models.damage import put
 from tests.models.masked import MaskedModel, assert_same
 from tests.models.snapshot import identical, untouched
 from tests.models.transformer import build, tokens
@@ -92,17 +93,6 @@ def test_a_model_that_lost_nothing(tmp_path: Path) -> None:
 
 
 Json = dict[str, Any]
-
-
-def put(*path_and_value: Any) -> Callable[[Json], Any]:
-    *path, last, value = path_and_value
-
-    def change(data: Any) -> None:
-        for key in path:
-            data = data[key]
-        data[last] = value
-
-    return change
 
 
 def torn(data: Json) -> None:

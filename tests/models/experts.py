@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.models.blocks import parameter
+
 WIDTH, HIDDEN, EXPERTS, CHOSEN = 12, 10, 5, 2
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape) * shape[-1] ** -0.5)
 
 
 class Experts(nn.Module):
