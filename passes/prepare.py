@@ -14,36 +14,55 @@ import torch
 from torch import nn
 
 Prepare = Callable[[Mapping[str, Any]], dict[str, Any]]
+Step = Callable[[nn.Module, dict[str, Any]], None]
+"""Adds to a call's arguments, in place, what the graph takes besides."""
 
 
 def preparation(model: nn.Module, inputs: Mapping[str, Any]) -> Prepare:
     """The function from a call's arguments to those of the graph.
 
+    A step that these inputs do not suit (positions of images where there are none) is left out, here and
+    at every later call: the model's forward does without it, or works the values out by itself.
+
     Args:
         model: the original module.
         inputs: one call's arguments by name.
     """
+    useful, full = [], dict(inputs)
+    for step in _steps(model):
+        before, full = full, _after(step, model, full)
+        if any(value is not before.get(name) for name, value in full.items()):
+            useful.append(step)
 
     def prepare(named: Mapping[str, Any]) -> dict[str, Any]:
-        return _precomputed(model, named)
+        full = dict(named)
+        with torch.no_grad():
+            for step in useful:
+                step(model, full)
+        return full
 
-    full = prepare(inputs)
-    changed = any(value is not inputs.get(name) for name, value in full.items())
-    return prepare if changed else dict
+    return prepare if useful else dict
 
 
-def _precomputed(model: nn.Module, named: Mapping[str, Any]) -> dict[str, Any]:
+def _after(step: Step, model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments after a step; as they were where the step cannot take them."""
     full = dict(named)
+    try:
+        with torch.no_grad():
+            step(model, full)
+    except Exception:
+        return named
+    return full
+
+
+def _steps(model: nn.Module) -> list[Step]:
     try:
         from transformers import PreTrainedModel
         from transformers.exporters import utils
     except ImportError:
-        return full
-    if any(isinstance(m, PreTrainedModel) for m in model.modules()):
-        with torch.no_grad():
-            utils.precompute_export_inputs(model, full)
-            _add_positions(model, full)
-    return full
+        return []
+    known = any(isinstance(m, PreTrainedModel) for m in model.modules())
+    return [utils.precompute_export_inputs, _add_positions] if known else []
 
 
 def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:

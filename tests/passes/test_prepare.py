@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
@@ -48,3 +49,18 @@ def test_positions_come_from_what_is_there() -> None:
     assert preparation(Outer(), {"input_ids": ids}) is dict
     full = preparation(Outer(), {"input_ids": ids, "kinds": ids})({"input_ids": ids, "kinds": ids})
     assert (full["position_ids"] == 2).all()
+
+
+class NeedsKinds(Positions):
+    def get_rope_index(self, input_ids: Tensor, kinds: Tensor | None = None) -> tuple[Tensor]:  # type: ignore[override]
+        assert kinds is not None, "an image without a place"
+        return (input_ids + kinds,)
+
+
+def test_positions_that_do_not_suit_the_inputs_are_left_to_the_model() -> None:
+    model, ids = Outer(), torch.ones(2, 3, dtype=torch.long)
+    model.inner = NeedsKinds()
+    assert preparation(model, {"input_ids": ids}) is dict
+    prepare = preparation(model, {"input_ids": ids, "kinds": ids})
+    with pytest.raises(AssertionError, match="without a place"):
+        prepare({"input_ids": ids})
