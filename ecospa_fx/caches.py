@@ -205,6 +205,16 @@ def _windowed(layer: Any) -> Any:
     return twin
 
 
+def with_plain_states(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The same call with caches of its own that do not remember how they were computed, for a capture."""
+    leaves, tree = pytree.tree_flatten(dict(named))
+    flags = state_leaves(tree)
+    held = [f and isinstance(x, torch.Tensor) for x, f in zip(leaves, flags, strict=True)]
+    plain = [x.detach() if flag else x for x, flag in zip(leaves, held, strict=True)]
+    result: dict[str, Any] = pytree.tree_unflatten(plain, tree)
+    return result
+
+
 def with_dense_caches(named: Mapping[str, Any], programs: Iterable[Program]) -> dict[str, Any]:
     """The same call with caches as wide as before anything was removed, for one more capture.
 

@@ -110,7 +110,12 @@ class CompiledModel(Removing, Storing, nn.Module):
             signature, leaves = self._signatures.of(plain, self.removal)
             executable = signature.executable.best(leaves)
             arguments = executable.arguments(leaves)
-        output = signature.program.output(executable.run(arguments))
+        try:
+            output = signature.program.output(executable.run(arguments))
+        except RuntimeError:
+            if held and self.removal.removed:
+                self._signatures.check_caches(plain, self.removal)
+            raise
         return plain_output(output, held), signature
 
     def train(self, mode: bool = True) -> CompiledModel:
@@ -187,12 +192,18 @@ class CompiledModel(Removing, Storing, nn.Module):
     def verify(self, *args: Any, **kwargs: Any) -> Difference:
         """Compare with the masked model, without hooks: outputs and gradients of one call in evaluation mode.
 
+        Of the caches that a call returns, the keys and values that are left count as outputs. Those that it
+        brings are not changed.
+
         Args:
             args: the call's positional arguments; without any, those of the first capture.
             kwargs: its keyword arguments.
 
         Returns:
             The largest differences.
+
+        Raises:
+            InputError: a cache was made before a removal.
         """
         named = (
             bind(self.source.forward, args, kwargs)
@@ -201,7 +212,8 @@ class CompiledModel(Removing, Storing, nn.Module):
         )
         with modes_kept(self.source, self), plain_model(self.source, self._signatures.blocks):
             self.eval()
-            without = self._signatures.without_experts(named, self.removal)
+            small, dense, kept = self._signatures.compared(named, self.removal)
+            without = self._signatures.without_experts(dense, self.removal)
             return verify(
-                lambda: self._answer(named)[0], self.source, named, self.removal, self._shapes, without
+                lambda: self._answer(small)[0], self.source, dense, self.removal, self._shapes, without, kept
             )

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.blocks import bare, callable_for_parts, has_hooks, unwrapped
-from ecospa_fx.caches import plain_arguments, with_dense_caches, with_room
+from ecospa_fx.caches import plain_arguments, with_dense_caches, with_plain_states, with_room
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
@@ -22,6 +22,7 @@ from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.kernels import kernels
 from ecospa_fx.passes.level import level
 from ecospa_fx.passes.open import open_signature
+from ecospa_fx.passes.recast import states
 from ecospa_fx.passes.rewrite import rewrite
 from ecospa_fx.passes.without import without_experts
 from ecospa_fx.program import Analysis, Program
@@ -32,7 +33,10 @@ from ecospa_fx.signature import bind, key_of, required_arguments
 
 @dataclass(eq=False)
 class Signature:
-    """One way to call the model, its dense program, and the graph that runs now."""
+    """One way to call the model, its dense program, and the graph that runs now.
+
+    The inputs are those of the capture, with caches as wide as those of the dense model.
+    """
 
     inputs: Mapping[str, Any]
     program: Program
@@ -136,6 +140,26 @@ class Signatures:
             return Executable(written.graph, constants, self._owner)
         return self._executable(written.graph, constants)
 
+    def compared(
+        self, named: Mapping[str, Any], removal: Removal
+    ) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], list[torch.Tensor]]]:
+        """One call for the smaller model, the same for the masked one, and what to compare of their caches.
+
+        Raises:
+            InputError: a cache was made before a removal.
+        """
+        plain, _ = plain_arguments(named)
+        placed = states(*self.of(plain, removal)[0].coupled, removal)
+        return placed.small(plain), placed.dense(plain), placed.kept
+
+    def check_caches(self, named: Mapping[str, Any], removal: Removal) -> None:
+        """Refuse a call whose caches are wider than the model.
+
+        Raises:
+            InputError: a cache was made before a removal.
+        """
+        states(*self.of(named, removal)[0].coupled, removal).check(named)
+
     def without_experts(
         self, named: Mapping[str, Any], removal: Removal
     ) -> Callable[[Mapping[str, torch.Tensor]], Any] | None:
@@ -188,6 +212,7 @@ class Signatures:
             )
         if problem := misplaced(self._model, self.blocks):
             raise CaptureError(problem)
+        named = with_plain_states(named)
         example = with_dense_caches(named, (s.program for s in self)) if removal.removed else named
         program = self._traced(example, self.blocks)
         refused = regions(program.graph, self.blocks).refused
@@ -195,7 +220,10 @@ class Signatures:
             has_hooks(unwrapped(self._model, name)) for name in refused
         ):  # they act as a part of the graph
             program = self._traced(example, [n for n in self.blocks if n not in refused])
-        return self._made(named, program, removal)
+        signature = self._made(named, program, removal)
+        if removal.removed:  # the next one makes its caches narrower still
+            signature.inputs = states(*signature.coupled, removal).dense(named)
+        return signature
 
     def _traced(self, example: Mapping[str, Any], blocks: Collection[str]) -> Program:
         """The dense program of a call, traced without what lies around the calls of ``blocks``."""

@@ -115,7 +115,8 @@ def _unequal(compiled: CompiledModel, model: nn.Module, gains: Weights) -> str:
 
 
 def _outputs(model: nn.Module, weights: Weights, compiled: CompiledModel) -> list[torch.Tensor]:
-    args, kwargs = unbind(fresh(compiled.signatures.first(compiled.removal).inputs))
+    named = compiled.signatures.first(compiled.removal).inputs
+    args, kwargs = unbind(fresh(compiled.signatures.compared(named, compiled.removal)[0]))
     return floats(functional_call(model, weights, tuple(args), kwargs))
 
 

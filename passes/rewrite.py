@@ -55,6 +55,16 @@ def rewrite(analysis: Analysis, dead: Ids, levelled: Ids | None = None) -> Rewri
     return _Rewriter(analysis, dead, dead if levelled is None else levelled).run()
 
 
+def layouts(analysis: Analysis, dead: Ids, levelled: Ids, values: Iterable[Value]) -> list[Layout]:
+    """Where the survivors of some values lie in the smaller graph (see :func:`rewrite`).
+
+    Raises:
+        RewriteError: the survivors of a value do not form a box.
+    """
+    rewriter = _Rewriter(analysis, dead, levelled)
+    return [rewriter.layout(value) for value in values]
+
+
 class _Rewriter:
     def __init__(self, analysis: Analysis, gone: Ids, dead: Ids) -> None:
         self.analysis = analysis

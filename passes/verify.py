@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ecospa_fx.cache_layers import is_cache
-from ecospa_fx.errors import InputError
 from ecospa_fx.masked import (
     Difference,
     call_masked,
@@ -23,6 +21,8 @@ from ecospa_fx.masked import (
 )
 from ecospa_fx.removal import Removal
 
+Tensors = list[torch.Tensor]
+
 
 def verify(
     compiled: Callable[[], Any],
@@ -31,6 +31,7 @@ def verify(
     removal: Removal,
     shapes: Mapping[str, tuple[int, ...]],
     without: Callable[[Mapping[str, torch.Tensor]], Any] | None = None,
+    kept: Callable[[Any], list[torch.Tensor]] = lambda _: [],
 ) -> Difference:
     """Run both models on one call, in evaluation mode, and compare.
 
@@ -39,37 +40,44 @@ def verify(
     Args:
         compiled: runs the compiled model on the inputs.
         model: the original module, whose parameters are the compiled model's.
-        inputs: the call's arguments by name.
+        inputs: the call's arguments by name, with caches as wide as those of the dense model.
         removal: what is gone.
         shapes: dense shape of every parameter.
         without: where whole experts are gone, runs what the masked model computes then on its dense
             parameters (see :func:`~ecospa_fx.passes.without.without_experts`).
+        kept: from an output to the tensors of its caches, of which only what is left counts.
 
     Returns:
         The largest differences.
-
-    Raises:
-        InputError: the call brings a cache that is smaller than that of the masked model.
     """
-    small = [n for n, v in inputs.items() if removal.removed and is_cache(v) and v.get_seq_length()]
-    if small:
-        raise InputError(
-            f"{small[0]} came out of the smaller model, and the masked model needs one of dense width: "
-            "verify the whole text in one call, without a cache"
-        )
     inputs = fresh(inputs)  # the call fills the cache that it is given
     parameters = dict(model.named_parameters())
     state = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in parameters.items()}
     with repeatable(model):
-        outputs = floats(compiled())
-        gradients = projected_gradients(outputs, parameters)
+        output = compiled()
+        gradients = projected_gradients(floats(output), parameters)
     with repeatable(model):
         if without is None:
-            expected = floats(call_masked(model, state, removal, shapes, inputs))
+            masked = call_masked(model, state, removal, shapes, inputs)
         else:
-            expected = floats(without({n: widen(p, n, shapes[n], removal) for n, p in state.items()}))
-        reference = projected_gradients(expected, state)
-    return _difference(outputs, expected, gradients, reference)
+            masked = without({n: widen(p, n, shapes[n], removal) for n, p in state.items()})
+        reference = projected_gradients(floats(masked), state)
+    found, expected = _as_long(kept(output), kept(masked))
+    return _difference([*floats(output), *found], [*floats(masked), *expected], gradients, reference)
+
+
+def _as_long(found: Tensors, expected: Tensors) -> tuple[Tensors, Tensors]:
+    """Caches with equally many tokens: eager mode forgets what is outside of a window."""
+    if len(found) != len(expected):
+        return found, expected
+    pairs = zip(found, expected, strict=True)
+    cut = [_last(a, b) if a.dim() == b.dim() == 4 else (a, b) for a, b in pairs]
+    return [a for a, _ in cut], [b for _, b in cut]
+
+
+def _last(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = min(a.shape[2], b.shape[2])
+    return a[:, :, a.shape[2] - tokens :], b[:, :, b.shape[2] - tokens :]
 
 
 def _difference(

@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import ecospa_fx
-from ecospa_fx import InputError
+from ecospa_fx import CompiledModel, InputError
 from ecospa_fx.masked import Difference
 from ecospa_fx.passes.verify import verify
 from ecospa_fx.removal import Removal
@@ -81,18 +81,82 @@ def test_nothing_is_left_behind() -> None:
     assert found == Difference()
 
 
-def test_a_cache_of_the_smaller_model() -> None:
+def llama() -> CompiledModel:
     config = hf.LlamaConfig(
-        vocab_size=31, hidden_size=24, intermediate_size=44, num_hidden_layers=1, num_attention_heads=4
-    )
-    compiled = ecospa_fx.compile(hf.LlamaForCausalLM(config))
-    tokens = torch.arange(8).view(2, 4)
+        vocab_size=31, hidden_size=24, intermediate_size=44, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    return ecospa_fx.compile(hf.LlamaForCausalLM(config).double())
+
+
+TOKENS = torch.arange(8).view(2, 4)
+
+
+def past_of(compiled: CompiledModel) -> Any:
+    return compiled(TOKENS, use_cache=True).past_key_values
+
+
+def test_a_cache_of_the_smaller_model() -> None:
+    compiled = llama()
+    for seed in range(2):
+        past = past_of(compiled)
+        found = compiled.verify(TOKENS[:, :1], past_key_values=past, use_cache=True)
+        assert found.within(1e-9)
+        assert past.get_seq_length() == 4  # verifying adds no tokens
+        compiled.apply(random_removal(compiled, 0.4, seed=seed))
+        assert compiled.verify(TOKENS, use_cache=True).within(1e-9)
+
+
+def test_captured_with_a_cache() -> None:
+    """The widths of the capture are those before the removals."""
     with torch.no_grad():
-        past = compiled(tokens, use_cache=True).past_key_values
-    assert compiled.verify(tokens[:, :1], past_key_values=past, use_cache=True).within(1e-4)
+        past = past_of(llama())
+    source = llama().source
+    compiled = ecospa_fx.compile(source, (TOKENS[:, :1],), {"past_key_values": past, "use_cache": True})
+    for seed in range(2):
+        compiled.apply(random_removal(compiled, 0.3, seed=seed))
+        assert compiled.verify().within(1e-9)
+
+
+def test_a_cache_that_was_made_before_a_removal() -> None:
+    compiled = llama()
+    past = None
+    for seed in range(2):
+        compiled.apply(random_removal(compiled, 0.3, seed=seed))
+        past = past or past_of(compiled)
+    with pytest.raises(
+        InputError, match=r"has \[2, 2, 4, 4\]: it was made before a removal. Start with a new"
+    ):
+        compiled(TOKENS[:, :1], past_key_values=past)
+    with pytest.raises(InputError, match="it was made before a removal"):
+        compiled.verify(TOKENS[:, :1], past_key_values=past)
+
+
+def test_a_cache_that_differs() -> None:
+    """Keys and values count, also where the outputs are the same."""
+    compiled = llama()
+    compiled(TOKENS, use_cache=True)
+    answer = compiled._answer
+
+    def off(named: Any) -> Any:
+        output, signature = answer(named)
+        layer = output.past_key_values.layers[0]
+        layer.values = layer.values + 1
+        return output, signature
+
+    compiled.__dict__["_answer"] = off
+    assert compiled.verify(TOKENS, use_cache=True).output == pytest.approx(1)
+
+
+def test_windows() -> None:
+    """Eager mode forgets what is outside of a window; the graph returns all."""
+    config = hf.Gemma3TextConfig(
+        vocab_size=31, hidden_size=24, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=6, sliding_window=3,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    compiled = ecospa_fx.compile(hf.Gemma3ForCausalLM(config))
+    compiled(TOKENS, use_cache=True)
     compiled.apply(random_removal(compiled, 0.4))
-    past = compiled(tokens, use_cache=True).past_key_values
-    with pytest.raises(InputError, match=r"past_key_values came out of the smaller model.* in one call"):
-        compiled.verify(tokens[:, :1], past_key_values=past, use_cache=True)
-    assert past.get_seq_length() == 4
-    assert compiled.verify(tokens, use_cache=True).within(1e-4)
+    assert compiled.verify(TOKENS, use_cache=True).within(1e-4)
+    assert compiled.verify(TOKENS, past_key_values=past_of(compiled)).within(1e-4)
