@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ecospa_fx import ops
+from ecospa_fx.diagnosis import source_line
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.functions import CUSTOM_FUNCTION
 from ecospa_fx.labels import LabelArray, LabelSpace, Nature, Reason, Value
@@ -28,7 +28,7 @@ from ecospa_fx.rules.routers import MARKER_RULES
 from ecospa_fx.rules.views import with_slots
 from ecospa_fx.sizes import hint, static
 
-_TORCH = torch.__path__[0]
+_MADE = tuple(f"aten.new_{word}.default" for word in ("zeros", "ones", "full"))  # known without the input
 
 
 def propagate(program: Program, stacked: Mapping[str, int] | None = None) -> Analysis:
@@ -135,7 +135,7 @@ class Interpreter:
         outputs = _outputs(node)
         args = named_arguments(node, lambda n: self.values.get(n, _plain(n)))
         call = Call(target_name(node), args, outputs, self.space, node.name, source_line(node))
-        nature = nature_of(call.values())
+        nature = Nature.CONSTANT if call.target in _MADE else nature_of(call.values())
         call.outputs = tuple(replace(o, nature=nature) for o in outputs)
         self.calls[node] = call
         flows = self._flow(node, call)
@@ -262,13 +262,3 @@ def _mutates_a_view(node: fx.Node) -> bool:
         return False
     first = node.args[0]
     return isinstance(first, fx.Node) and len(first.users) > 1
-
-
-_FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')
-
-
-def source_line(node: fx.Node) -> str:
-    """The user's own line: the innermost frame of the capture outside torch, as ``file:line: code``."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if not frame[0].startswith(_TORCH)]
-    return next((f"{file}:{line}: {code}" for file, line, code in reversed(own or frames)), "")
