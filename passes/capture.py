@@ -19,8 +19,10 @@ from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names
 from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
+from ecospa_fx.passes.inline import inline
 from ecospa_fx.passes.kernels import unmasked
 from ecospa_fx.passes.normalise import normalise, writes_through_views
+from ecospa_fx.passes.once import Repeats, canonical_names
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
@@ -54,11 +56,7 @@ def capture(
         if way.idle(failures[-1] if failures else None):
             continue
         try:
-            program, unrolled = _captured(model, way)
-            accept(program)
-            if unrolled and not way.fixed:
-                _check_loops(model, program, inputs)
-            return program
+            return _accepted(model, way, inputs, accept)
         except Exception as error:
             if way.inputs is inputs or isinstance(error, BackwardError):
                 failures.append(error)
@@ -66,13 +64,41 @@ def capture(
     raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]
 
 
-def _captured(model: nn.Module, way: Way) -> tuple[Program, list[int]]:
+def _accepted(
+    model: nn.Module, way: Way, inputs: Mapping[str, Any], accept: Callable[[Program], None]
+) -> Program:
+    """A program that will do; every block is followed only if it takes that."""
+    repeats = None if way.fixed or way.scalars or way.strict else Repeats(model)
+    try:
+        return _tried(model, way, inputs, accept, repeats)
+    except Exception:
+        if repeats is None or not repeats.used:
+            raise
+    return _tried(model, way, inputs, accept, None)
+
+
+def _tried(
+    model: nn.Module,
+    way: Way,
+    inputs: Mapping[str, Any],
+    accept: Callable[[Program], None],
+    repeats: Repeats | None,
+) -> Program:
+    program, unrolled = _captured(model, way, repeats)
+    accept(program)
+    if unrolled and not way.fixed:
+        _check_loops(model, program, inputs)
+    return program
+
+
+def _captured(model: nn.Module, way: Way, repeats: Repeats | None) -> tuple[Program, list[int]]:
     """The program, and the lengths of loops over masks that were unrolled for it."""
     prepare = preparation(model, way.inputs)
     inputs = prepare(way.inputs)
     with quiet():
-        exported, unrolled = _export(model, inputs, way)
-        program = from_exported(exported, model)
+        with repeats.replacing() if repeats else contextlib.nullcontext():
+            exported, unrolled = _export(model, inputs, way)
+        program = from_exported(exported, model, repeats)
         _note_inputs(program, [inputs[name] for name in way.fixed])
     return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
 
@@ -207,19 +233,25 @@ def _flat_signature(
             del model.forward
 
 
-def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> Program:
+def from_exported(
+    exported: ExportedProgram, model: nn.Module | None = None, repeats: Repeats | None = None
+) -> Program:
     """A program from what ``torch.export`` returned.
 
     Args:
         exported: the exported program.
         model: the module whose parameter names count (the exported program's own otherwise).
+        repeats: the calls of blocks that were followed, where others only stand for themselves.
+
+    Raises:
+        UnevenError: calls that were taken to be alike are not.
     """
     if writes_through_views(exported.graph):
         exported = exported.run_decompositions({})  # functional form: every write makes a new value
     unlifted = exported.module(check_guards=False)
     constants: dict[str, torch.Tensor] = {}
     owner = model if model is not None else unlifted
-    aliases = _canonical_names(owner)
+    aliases = canonical_names(owner)
     known = dict(owner.named_parameters(remove_duplicate=False))
     buffers = dict(owner.named_buffers(remove_duplicate=False))
     for node in unlifted.graph.nodes:
@@ -231,6 +263,8 @@ def from_exported(exported: ExportedProgram, model: nn.Module | None = None) -> 
                 if isinstance(value, torch.Tensor):
                     constants[name] = value
     graph = normalise(unlifted)
+    if repeats and repeats.used:
+        inline(graph, repeats, constants)
     simplify(graph, constants)
     unmasked(graph)
     unfuse(graph)
@@ -257,15 +291,3 @@ def _attribute(module: nn.Module, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part)
     return module
-
-
-def _canonical_names(model: nn.Module) -> dict[str, str]:
-    """Every name of a tied tensor → its first name."""
-    first: dict[int, str] = {}
-    result = {}
-    for name, tensor in [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]:
-        result[name] = first.setdefault(id(tensor), name)
-    return result
