@@ -34,7 +34,7 @@ from ecospa_fx.optim_state import register_optimizer_state
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.pretrained import from_pretrained
 from ecospa_fx.removal import Removal
-from ecospa_fx.repair import Repair
+from ecospa_fx.repair import Repair, RepairSettings
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.rules import rule
 from ecospa_fx.schedule import SparsitySchedule
@@ -68,6 +68,7 @@ __all__ = [
     "Removal",
     "Repair",
     "RepairError",
+    "RepairSettings",
     "RewriteError",
     "RuleError",
     "ScheduleError",

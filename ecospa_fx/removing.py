@@ -15,7 +15,7 @@ from ecospa_fx.passes.choose import Gradients
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.planning import Loss, calibrated, planned
 from ecospa_fx.removal import Removal
-from ecospa_fx.repair import Repair
+from ecospa_fx.repair import Repair, RepairSettings
 from ecospa_fx.repairing import repaired
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction
@@ -116,18 +116,19 @@ class Removing:
         """
         return calibrated(_compiled(self), batches, loss)
 
-    def repair(self, plan: Plan | Removal, batches: Iterable[Any]) -> Repair:
+    def repair(self, plan: Plan | Removal, batches: Iterable[Any], **settings: Any) -> Repair:
         """What :meth:`sparsify` would add to weights that lose inputs; for :meth:`apply`. Nothing changes.
 
         Args:
             plan: what will be gone.
             batches: inputs: a tensor, a tuple of arguments or a mapping of keyword arguments each.
+            settings: fields of :class:`RepairSettings`.
 
         Raises:
             EcoSpaError: there are no batches, they do not fit, or the plan does not.
         """
         removal = plan if isinstance(plan, Removal) else plan.removal
-        return repaired(_compiled(self), removal, batches)
+        return repaired(_compiled(self), removal, batches, RepairSettings(**settings))
 
     def apply(
         self,

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ecospa_fx.errors import RepairError
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """What a repair fits to what.
+
+    Attributes:
+        target: ``"product"``: what the weight itself has put out. ``"sum"``: what its product makes together
+            with the activation to which it is added (a residual stream), so that it also makes up for what
+            weights before it have left; where there is no such sum, as ``"product"``.
+        even: every token counts by its error relative to that sum, and not by its size: what reads the sum is
+            a norm as a rule, and a few tokens of pretrained models are larger than all others together.
+    """
+
+    target: Literal["product", "sum"] = "product"
+    even: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target not in ("product", "sum"):
+            raise RepairError(f"target is {self.target!r}, not 'product' or 'sum'")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,18 @@ from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.passes.repair import Trial, repair
 from ecospa_fx.planning import named_inputs
 from ecospa_fx.removal import Removal
-from ecospa_fx.repair import Repair
+from ecospa_fx.repair import Repair, RepairSettings
 
 if TYPE_CHECKING:
     from ecospa_fx.compiled import CompiledModel
 
 
-def repaired(compiled: CompiledModel, removal: Removal, batches: Iterable[Any]) -> Repair:
+def repaired(
+    compiled: CompiledModel,
+    removal: Removal,
+    batches: Iterable[Any],
+    settings: RepairSettings | None = None,
+) -> Repair:
     """Fit the weights that would lose inputs to what the removed units carry; nothing changes.
 
     Both graphs run in evaluation mode, without hooks. All batches are held at once, with their activations at
@@ -33,6 +38,7 @@ def repaired(compiled: CompiledModel, removal: Removal, batches: Iterable[Any]) 
         compiled: the model as it is.
         removal: what will be gone, including all that is gone already.
         batches: inputs: a tensor, a tuple of arguments or a mapping of keyword arguments each.
+        settings: what is fitted to what.
 
     Raises:
         RepairError: there are no batches, or each rank has its own.
@@ -46,7 +52,7 @@ def repaired(compiled: CompiledModel, removal: Removal, batches: Iterable[Any]) 
         compiled.eval()
         trials = _trials(compiled, removal, held)
         with torch.no_grad():
-            found = repair(trials, dict(compiled.named_parameters()), smaller, wanted)
+            found = repair(trials, dict(compiled.named_parameters()), smaller, wanted, settings)
     return Repair(found.deltas, found.fits, {**odd, **found.skipped})
 
 

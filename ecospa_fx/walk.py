@@ -49,6 +49,10 @@ class Walk:
             if self._last.get(read, read) is node and read not in self._names:
                 self._env.pop(read, None)
 
+    def knows(self, node: fx.Node) -> bool:
+        """Whether a node has a value now."""
+        return node in self._fixed or node in self._env
+
     def value(self, node: fx.Node) -> Any:
         """What a node holds now."""
         return self._run(node) if node in self._fixed else self._env[node]

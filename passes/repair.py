@@ -13,21 +13,20 @@ what is left after pruning go back to Optimal Brain Surgeon.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.equations import NormalEquations, best_damping, exact
 from ecospa_fx.executable import Executable
-from ecospa_fx.labels import Nature
+from ecospa_fx.passes.consumers import Consumer, consumers
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
-from ecospa_fx.repair import Fit, Repair
+from ecospa_fx.repair import Fit, Repair, RepairSettings
 from ecospa_fx.rules.call import item
 from ecospa_fx.walk import Walk
 
@@ -49,69 +48,12 @@ class Trial:
     inputs: list[Any]
 
 
-@dataclass(frozen=True)
-class Consumer:
-    """Where a graph sums over the inputs of a weight.
-
-    Attributes:
-        weight: name of a matrix.
-        axis: its axis of inputs.
-        bias: name of what is added, if that is a parameter.
-        call: the node of the dense program.
-        operand: name of the argument that holds the inputs.
-        along: the axis of that argument which is summed over.
-    """
-
-    weight: str
-    axis: int
-    bias: str | None
-    call: fx.Node
-    operand: str
-    along: int
-
-
-def consumers(analysis: Analysis, names: Mapping[str, int]) -> Iterator[Consumer]:
-    """Products of an activation with a whole matrix, in the order of the program.
-
-    Args:
-        analysis: the labels.
-        names: matrix → its axis of inputs.
-    """
-    held = {n: analysis.labels[n][a] for n, a in names.items() if n in analysis.labels}
-    labels = {n: ids for n, ids in held.items() if ids is not None and ids.ndim == 1}
-    known = {int(ids[0]): n for n, ids in labels.items()}
-    for node, call in analysis.calls.items():
-        for join in call.joins:
-            sides = [(name, axes, item(call.args, name)) for name, axes in join.operands]
-            natures = [value.nature for _, _, value in sides]
-            if join.gather or sorted(natures) != [Nature.WEIGHT, Nature.ACTIVATION]:
-                continue
-            at = natures.index(Nature.WEIGHT)
-            (_, axes, value), (other, places, _) = sides[at], sides[1 - at]
-            for array in value.arrays if value.rank == 2 else ():
-                name = known.get(int(array.ids.flat[0]))
-                (axis, *more) = array.axes
-                if name is None or more or not np.array_equal(array.ids.ravel(), labels[name]):
-                    continue
-                if axes[axis] in places:
-                    yield Consumer(name, names[name], _bias(analysis, node), node, other,
-                                   places.index(axes[axis]))  # fmt: skip
-
-
-def _bias(analysis: Analysis, node: fx.Node) -> str | None:
-    """The parameter that a fused product adds to its result."""
-    args = named_arguments(node, lambda n: n)
-    added = args.get("bias", args.get("self") if "addmm" in str(node.target) else None)
-    if not isinstance(added, fx.Node) or added.op != "get_attr":
-        return None
-    return str(added.target) if str(added.target) in analysis.program.parameters else None
-
-
 def repair(
     trials: Sequence[Trial],
     parameters: Mapping[str, torch.Tensor],
     cuts: Mapping[str, ParameterCut],
     wanted: Mapping[str, int],
+    settings: RepairSettings | None = None,
 ) -> Repair:
     """Fit every weight that loses inputs.
 
@@ -123,14 +65,16 @@ def repair(
         parameters: those of the present model by name.
         cuts: what each parameter loses.
         wanted: weights that lose inputs → the axis.
+        settings: what is fitted to what.
     """
-    return _Repairer(trials, parameters, cuts, wanted).run()
+    return _Repairer(trials, parameters, cuts, wanted, settings or RepairSettings()).run()
 
 
 class _Repairer:
     def __init__(self, trials: Sequence[Trial], parameters: Mapping[str, torch.Tensor],
-                 cuts: Mapping[str, ParameterCut], wanted: Mapping[str, int]) -> None:  # fmt: skip
-        self.parameters, self.cuts = parameters, cuts
+                 cuts: Mapping[str, ParameterCut], wanted: Mapping[str, int],
+                 settings: RepairSettings) -> None:  # fmt: skip
+        self.parameters, self.cuts, self.settings = parameters, cuts, settings
         self.trials, self.wanted = trials, wanted
         self.deltas: dict[str, torch.Tensor] = {}
         self.skipped = dict.fromkeys(wanted, "it meets no activations in a plain product")
@@ -180,10 +124,10 @@ class _Repairer:
             if [x.shape[1] for x in rows] != [w.shape[1] for w in matrices]:
                 self.skipped[weight] = "heads keep different counts, so that its inputs are spread out"
                 return None
-            left = self._left(rows, matrices)
+            given, left = self._weighed(rows, matrices, self._beside(number, weight))
             split = round(min(max(0.75 * len(self.trials) - number, 0), 1) * len(left))
-            equations[0].add(rows[1][:split], left[:split])
-            equations[1].add(rows[1][split:], left[split:])
+            equations[0].add(given[:split], left[:split])
+            equations[1].add(given[split:], left[split:])
         return self._solved(weight, *equations)
 
     def _matrices(self, weight: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,19 +149,46 @@ class _Repairer:
         found = []
         for executable, walk in zip((trial.before, trial.after), self.walks[number], strict=True):
             node = _standing_for(executable.module.graph, place.call)
+            assert node is not None, place.call
             walk.until(node)
             x = item(named_arguments(node, walk.value), place.operand)
             found.append(x.detach().movedim(place.along, -1).flatten(0, -2))
         return found[0], found[1]
 
-    @staticmethod
-    def _left(
-        rows: tuple[torch.Tensor, torch.Tensor], matrices: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        """What the outputs lack: ``[rows, outputs]``."""
+    def _beside(self, number: int, weight: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What the product is added to, in both graphs, as far as it is known there."""
+        trial = self.trials[number]
+        dense = self.places[id(trial.analysis)][weight].beside
+        if dense is None or (self.settings.target == "product" and not self.settings.even):
+            return None
+        found = []
+        for executable, walk in zip((trial.before, trial.after), self.walks[number], strict=True):
+            node = _standing_for(executable.module.graph, dense)
+            if node is None or not walk.knows(node):
+                return None
+            found.append(walk.value(node).detach().flatten(0, -2))
+        return found[0], found[1]
+
+    def _weighed(
+        self,
+        rows: tuple[torch.Tensor, torch.Tensor],
+        matrices: tuple[torch.Tensor, torch.Tensor],
+        beside: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs after the removal, and what the outputs lack: ``[rows, inputs]`` and ``[rows, outputs]``."""
         wide = torch.promote_types(rows[0].dtype, torch.float32)
         with exact(rows[0]):
-            return rows[0].to(wide) @ matrices[0].T.to(wide) - rows[1].to(wide) @ matrices[1].T.to(wide)
+            full, small = (x.to(wide) @ w.T.to(wide) for x, w in zip(rows, matrices, strict=True))
+        left, given = full - small, rows[1].to(wide)
+        if beside is None or any(x.shape != left.shape for x in beside):
+            return given, left
+        if self.settings.target == "sum":
+            left = left + (beside[0] - beside[1])
+        if self.settings.even:
+            size = (full + beside[0]).square().mean(1, keepdim=True)
+            scale = size.clamp_min(torch.finfo(wide).tiny).rsqrt()
+            left, given = left * scale, given * scale
+        return given, left
 
     def _solved(self, weight: str, fitted: NormalEquations, held_out: NormalEquations) -> Fit:
         damping, error = best_damping(fitted, held_out)
@@ -231,11 +202,9 @@ class _Repairer:
         return Fit(weight, bias, lost, whole.rows, damping, error)
 
 
-def _standing_for(graph: fx.Graph, dense: fx.Node) -> fx.Node:
-    found: fx.Node = next(
-        n for n in reversed(graph.nodes) if n.meta.get("dense") is dense and n.target is dense.target
-    )
-    return found
+def _standing_for(graph: fx.Graph, dense: fx.Node) -> fx.Node | None:
+    made = (n for n in reversed(graph.nodes) if n.meta.get("dense") is dense and n.target is dense.target)
+    return next(made, None)
 
 
 def _same(name: str, tensor: torch.Tensor) -> torch.Tensor:

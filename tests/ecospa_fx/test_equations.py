@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ecospa_fx.equations import NormalEquations, best_damping
+from ecospa_fx.equations import NormalEquations, _valley, best_damping
 
 X = torch.randn(40, 5, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.1, 30.0, 1.0], dtype=torch.float64)
 R = torch.randn(40, 3, dtype=torch.float64) + 2
@@ -69,6 +69,13 @@ def test_held_out_rows_choose_the_damping() -> None:
     damping, error = best_damping(summed(X[:20], X[:20] @ truth), summed(X[20:], X[20:] @ truth), (1e-6, 1.0))
     assert damping == 1e-6
     assert error < 1e-8
+
+
+@pytest.mark.parametrize("lowest", range(6))
+def test_the_best_damping_is_found_downhill(lowest: int) -> None:
+    seen: list[int] = []
+    assert _valley(lambda i: seen.append(i) or float(abs(i - lowest)), 6) == lowest
+    assert len(set(seen)) <= 5
 
 
 def test_where_nothing_fits_nothing_changes() -> None:

@@ -1,5 +1,8 @@
 """Repairs of small models: against least squares by hand, and what has to stay as it is."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.nn import functional as F
 
 import ecospa_fx
 from ecospa_fx.compiled import CompiledModel
+from ecospa_fx.errors import RepairError
 from ecospa_fx.plan import Plan
 from ecospa_fx.repair import Repair
 from ecospa_fx.scores import ScoreContext
@@ -61,6 +65,12 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).square().sum().detach())
 
 
+def damped(rows: torch.Tensor, left: torch.Tensor, damping: float) -> torch.Tensor:
+    extra = torch.diag((damping * rows.square().sum(0)).sqrt())
+    system = torch.cat([rows, extra]), torch.cat([left, torch.zeros(len(extra), 6, dtype=left.dtype)])
+    return torch.linalg.lstsq(*system).solution
+
+
 def by_hand(block: Block, kept: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The change of weight and bias, from rows."""
     x, target = block.hidden(X).flatten(0, 1), block.down(block.hidden(X)).flatten(0, 1)
@@ -68,10 +78,7 @@ def by_hand(block: Block, kept: torch.Tensor, damping: float) -> tuple[torch.Ten
     mean_x, mean_r = x[:, kept].mean(0), left.mean(0)
     if block.down.bias is None:
         mean_x, mean_r = 0 * mean_x, 0 * mean_r
-    rows, left = x[:, kept] - mean_x, left - mean_r
-    extra = torch.diag((damping * rows.square().sum(0)).sqrt())
-    system = torch.cat([rows, extra]), torch.cat([left, torch.zeros(len(extra), 6, dtype=left.dtype)])
-    change = torch.linalg.lstsq(*system).solution
+    change = damped(x[:, kept] - mean_x, left - mean_r, damping)
     return change.T.detach(), (mean_r - mean_x @ change).detach()
 
 
@@ -127,13 +134,61 @@ def test_each_weight_sees_what_those_before_it_leave() -> None:
     torch.testing.assert_close(compiled(X), x)
 
 
+def rows_of(block: Block, x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    return block.hidden(x).flatten(0, 1)[:, kept].detach()
+
+
+def test_what_stands_before_a_sum_makes_up_for_all_before_it() -> None:
+    """The second block of two is fitted to the dense sum, from what the first one has left."""
+    torch.manual_seed(2)
+    model = nn.Sequential(Block(False), Block(False)).double()
+    compiled, plan = planned(model, 0.5)
+    found = compiled.repair(plan, [X], target="sum")
+    dense, second = model(X).flatten(0, 1).detach(), copy.deepcopy(model[1])
+    compiled.apply(plan, repair=Repair({"0.down.weight": found.deltas["0.down.weight"]}))
+    x = model[0](X)
+    kept = torch.from_numpy(plan.removal.kept("1.down.weight", 1, 24))
+    rows = rows_of(second, x, kept)
+    left = dense - x.flatten(0, 1).detach() - rows @ model[1].down.weight.detach().T
+    expected = damped(rows, left, found.fits[1].damping or 0.0)
+    torch.testing.assert_close(found.deltas["1.down.weight"], expected.T)
+
+
+def test_even_rows_count_by_their_relative_error() -> None:
+    torch.manual_seed(2)
+    block = Block(False)
+    compiled, plan = planned(block, 0.5)
+    kept = torch.from_numpy(plan.removal.kept("down.weight", 1, 24))
+    rows = rows_of(block, X, torch.ones(24, dtype=torch.bool))
+    outputs, left = block(X).flatten(0, 1).detach(), rows[:, ~kept] @ block.down.weight.detach()[:, ~kept].T
+    scale = outputs.square().mean(1, keepdim=True).rsqrt()
+    found = compiled.repair(plan, [X], even=True)
+    expected = damped(rows[:, kept] * scale, left * scale, found.fits[0].damping or 0.0)
+    torch.testing.assert_close(found.deltas["down.weight"], expected.T)
+
+
+def test_without_a_sum_there_is_nothing_else_to_fit() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+    compiled, plan = planned(model)
+    plain, other = compiled.repair(plan, [X]), compiled.repair(plan, [X], target="sum", even=True)
+    assert all(torch.equal(d, other.deltas[n]) for n, d in plain.deltas.items())
+
+
+def test_an_unknown_target_is_refused() -> None:
+    compiled, plan = planned(Block())
+    with pytest.raises(RepairError, match="'product' or 'sum'"):
+        compiled.repair(plan, [X], target="output")
+
+
+@pytest.mark.parametrize("settings", [{}, {"target": "sum", "even": True}])
 @pytest.mark.parametrize("name", ["llama-gqa", "gpt2"])
-def test_attention_and_feed_forward_of_transformers(name: str) -> None:
+def test_attention_and_feed_forward_of_transformers(name: str, settings: dict[str, Any]) -> None:
     model = build(name).model
     tokens = [torch.randint(0, 40, (4, 12)) for _ in range(4)]
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": tokens[0]})
     plan = compiled.plan(ratio=0.3, score="magnitude", allocation="uniform")
-    found = compiled.repair(plan, [{"input_ids": t} for t in tokens])
+    found = compiled.repair(plan, [{"input_ids": t} for t in tokens], **settings)
     axes = [a for a in compiled.couplings.axes if a.role == "in" and a.weight]
     lost = {a.parameter for a in axes if a.axis in plan.removal.removed.get(a.parameter, {})}
     assert {fit.parameter for fit in found.fits} == lost
