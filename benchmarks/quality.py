@@ -14,7 +14,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Method:
-    """How units are ranked, how the target is shared out, and whether weights make up for what went."""
+    """How units are ranked, how the target is shared out, and how weights make up for what went."""
 
     score: str
     allocation: str
-    repair: bool = False
+    repair: Mapping[str, Any] | None = None
 
 
 METHODS = {
@@ -52,7 +52,9 @@ METHODS = {
     "Taylor": Method("taylor", "ecospa"),
     "Fisher": Method("fisher", "ecospa"),
     "gate": Method("gate", "global"),
-    "gate, repaired": Method("gate", "global", repair=True),
+    "gate, repaired": Method("gate", "global", repair={}),
+    "gate, sums repaired": Method("gate", "global", repair={"target": "sum"}),
+    "gate, sums evenly repaired": Method("gate", "global", repair={"target": "sum", "even": True}),
 }
 
 
@@ -85,7 +87,9 @@ class Evidence:
     def smaller(self, how: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
         """A copy that has lost its share; the model itself stays as it is."""
         chosen = self.plan(how, ratio, seed)
-        repair = self.compiled.repair(chosen, batches(self.tokens, 4)) if how.repair else None
+        repair = None
+        if how.repair is not None:
+            repair = self.compiled.repair(chosen, batches(self.tokens, 4), **how.repair)
         result = copy.deepcopy(self.compiled)
         result.apply(chosen, repair=repair)
         return result
@@ -107,7 +111,20 @@ def gather(compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor, options: arg
     chosen = [method(name) for name in options.methods]
     needed = any(m.allocation == "ecospa" or m.score in ("fisher", "taylor") for m in chosen)
     gradients = _gradients(compiled, felt) if needed else None
-    return Evidence(compiled, tokens, gradients, compiled.calibrate(felt, next_token))
+    return Evidence(compiled, tokens, gradients, _activations(compiled, felt, options))
+
+
+def _activations(
+    compiled: ecospa_fx.CompiledModel, felt: list[dict[str, torch.Tensor]], options: argparse.Namespace
+) -> ActivationStatistics:
+    """Those of an earlier try, or one pass forward and backward."""
+    kept = options.json.with_suffix(".npz") if options.json else None
+    if options.resume and kept and kept.exists():
+        return ActivationStatistics(**np.load(kept))
+    found = compiled.calibrate(felt, next_token)
+    if kept:
+        np.savez(kept, **vars(found))
+    return found
 
 
 def _gradients(compiled: ecospa_fx.CompiledModel, felt: list[dict[str, torch.Tensor]]) -> GradientStatistics:
@@ -134,10 +151,13 @@ def fine_tune(model: ecospa_fx.CompiledModel, tokens: torch.Tensor, steps: int, 
     optimizer.zero_grad()
 
 
-def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, options: argparse.Namespace
-         ) -> Iterator[Row]:  # fmt: skip
-    """One cell of the table after the other; with training, a second one for each."""
+def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, options: argparse.Namespace,
+         known: list[Row]) -> Iterator[Row]:  # fmt: skip
+    """One cell of the table after the other; with training, a second one for each. What is known stays."""
+    done = {(row["ratio"], row["method"], row["steps"]) for row in known}
     for ratio, name in itertools.product(options.ratios, options.methods):
+        if all((ratio, name, n) in done for n in {0, options.steps}):
+            continue
         start = time.perf_counter()
         model = evidence.smaller(method(name), ratio, options.seed)
         row = {
@@ -146,7 +166,9 @@ def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, opt
             "params": sum(p.numel() for p in model.parameters()),
             "steps": 0,
         }
-        yield row | {"perplexity": perplexity(model, measured), "seconds": round(time.perf_counter() - start)}
+        if (ratio, name, 0) not in done:
+            yield row | {"perplexity": perplexity(model, measured),
+                         "seconds": round(time.perf_counter() - start)}  # fmt: skip
         if options.steps:
             fine_tune(model, training, options.steps, options.rate)
             yield row | {"perplexity": perplexity(model, measured), "steps": options.steps,
@@ -190,6 +212,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--resume", action="store_true", help="go on with what --json holds")
     return parser.parse_args()
 
 
@@ -205,10 +228,12 @@ def main() -> None:
     measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": measured[:2, :64]})
     training, calibration = _shared_out(seen, options.calibration)
-    found: list[Row] = []
+    known = _known(options)
+    found: list[Row] = known["rows"] if known else []
     with precision(options):
-        dense = perplexity(compiled, measured)
-        for row in rows(gather(compiled, calibration, options), measured, training, options):
+        dense = known["dense"] if known else perplexity(compiled, measured)
+        _write(options, dense, found)
+        for row in rows(gather(compiled, calibration, options), measured, training, options, list(found)):
             found.append(row)
             print(row, file=sys.stderr, flush=True)
             _write(options, dense, found)
@@ -221,6 +246,13 @@ def _shared_out(tokens: torch.Tensor, calibration: int) -> tuple[torch.Tensor, t
     rest = torch.ones(len(tokens), dtype=torch.bool)
     rest[chosen] = False
     return (tokens[rest] if rest.any() else tokens), tokens[chosen]
+
+
+def _known(options: argparse.Namespace) -> Row | None:
+    """The result of an earlier try."""
+    if not options.resume or not options.json or not options.json.exists():
+        return None
+    return dict(json.loads(options.json.read_text(encoding="utf-8")))
 
 
 def _write(options: argparse.Namespace, dense: float, found: list[Row]) -> None:
