@@ -21,7 +21,7 @@ from ecospa_fx.routers import MARKERS
 from ecospa_fx.rules import TABLE
 from ecospa_fx.rules.call import Call, Join, Pick, lift_ids
 from ecospa_fx.rules.routers import MARKER_RULES
-from ecospa_fx.rules.site import Site, positions
+from ecospa_fx.rules.site import Free, Site, positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +174,9 @@ class _Rewriter:
             raise RewriteError(f"operand {name!r} does not line up with what it meets")
         if value.symbolic[axis]:
             raise RewriteError(f"operand {name!r} would be gathered along a symbolic axis")
-        self._gather(site, name, axes, place, positions(have, want, place))
+        self._gather(site, join, name, axes, place, positions(have, want, place))
 
-    def _gather(self, site: Site, name: str, axes: tuple[int, ...], place: int, at: Ids) -> None:
+    def _gather(self, site: Site, join: Join, name: str, axes: tuple[int, ...], place: int, at: Ids) -> None:
         node, rank = site.node(name), at.ndim
         if at.size == at.shape[place]:
             axis = axes.index(place)
@@ -184,8 +184,9 @@ class _Rewriter:
             flat = at.reshape([-1 if i == axis else 1 for i in range(len(axes))])
             taken = self._once(key, lambda: site.take(node, axis, flat))
         else:
-            key = ("take", node, place, rank, at.tobytes())
-            taken = self._once(key, lambda: site.take(self._to_rank(site, node, axes, rank), place, at))
+            free = _free(site, join)
+            key = ("take", node, place, rank, at.tobytes(), *free.sizes.items())
+            taken = self._once(key, lambda: site.take(self._to_rank(site, node, axes, rank), place, at, free))
         site.set(name, taken)
 
     def _to_rank(self, site: Site, node: fx.Node, axes: tuple[int, ...], rank: int) -> fx.Node:
@@ -215,12 +216,14 @@ class _Rewriter:
             return None
         want = self._wanted(site, pick)
         at = positions(have.at(pick.axis), want, pick.axis)
+        node, value = site.node(pick.operand), site.operand(pick.operand)
+        free = Free(value, {axis: (node, axis) for axis, yes in enumerate(value.symbolic) if yes})
         if not pick.drop:
-            return site.take(site.node(pick.operand), pick.axis, at)
+            return site.take(node, pick.axis, at, free)
         if at.size != 1:  # row by row, it lies in another place
-            taken = site.take(site.node(pick.operand), pick.axis, at)
+            taken = site.take(node, pick.axis, at, free)
             return site.emit(torch.ops.aten.select.int, taken, pick.axis, 0)
-        return site.emit(torch.ops.aten.select.int, site.node(pick.operand), pick.axis, int(at.flat[0]))
+        return site.emit(torch.ops.aten.select.int, node, pick.axis, int(at.flat[0]))
 
     def _wanted(self, site: Site, pick: Pick) -> Ids:
         value = site.operand(pick.operand)
@@ -245,6 +248,16 @@ class _Rewriter:
             self.constants[name] = torch.from_numpy(np.ascontiguousarray(array))
             self._known[key] = self.graph.get_attr(name)
         return self._known[key]
+
+
+def _free(site: Site, join: Join) -> Free:
+    sizes = {
+        place: (site.node(name), axis)
+        for name, axes in join.operands
+        for axis, place in enumerate(axes)
+        if site.operand(name).symbolic[axis]
+    }
+    return Free(join.joint, sizes)
 
 
 def _same(a: Ids, b: Ids) -> bool:

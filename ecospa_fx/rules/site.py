@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,22 +81,87 @@ class Site:
             return new
         return self.emit(_scale, size, new, old)
 
-    def take(self, node: fx.Node, axis: int, at: Ids) -> fx.Node:
+    def take(self, node: fx.Node, axis: int, at: Ids, free: Free | None = None) -> fx.Node:
         """Physical entries ``at`` of ``node`` along ``axis``.
 
         Args:
             node: the tensor.
             axis: its axis.
             at: positions, of the node's rank; where they depend on other axes, the result does too.
+            free: axes of ``at`` whose sizes are free.
+
+        Raises:
+            RewriteError: nothing repeats along an axis of a free size.
         """
         flat = at.ravel()
         if at.size != at.shape[axis]:
-            return self.emit(_along, node, self.constant(at), axis)
+            index = self.constant(at) if free is None else self._stretched(at, axis, free)
+            return self.emit(_along, node, index, axis)
         step = int(flat[1] - flat[0]) if len(flat) > 1 else 1
         if step > 0 and len(flat) and (np.diff(flat) == step).all():
             end = int(flat[-1]) + 1
             return self.emit(torch.ops.aten.slice.Tensor, node, axis, int(flat[0]), end, step)
         return self.emit(torch.index_select, node, axis, self.constant(flat))
+
+    def _stretched(self, at: Ids, axis: int, free: Free) -> fx.Node:
+        """``at``, as long as the call's tensors are where batch and heads share an axis."""
+        pieces = {a: free.piece(at, a) for a in free.sizes if a != axis and at.shape[a] > 1}
+        for a, (places, _) in pieces.items():
+            at = at.take(places, a)
+        index = self.constant(at)
+        for a, (_, each) in pieces.items():
+            size = self.emit(torch.ops.aten.sym_size.int, *free.sizes[a])
+            index = self.emit(_stretch, index, a, size, each)
+        return index
+
+
+@dataclass(frozen=True, eq=False)
+class Free:
+    """Axes of a value whose sizes are free, and that carry labels: heads share them with the batch.
+
+    Attributes:
+        value: the value.
+        sizes: axis → a tensor that has its size, and on which axis.
+    """
+
+    value: Value
+    sizes: Mapping[int, tuple[fx.Node, int]]
+
+    def piece(self, at: Ids, axis: int) -> tuple[Ids, bool]:
+        """Indices of the shortest piece that repeats, and whether entry by entry (heads, then batch).
+
+        Raises:
+            RewriteError: nothing repeats.
+        """
+        size = self.value.shape[axis]
+        labels = self._numbers(axis)
+        for length in (n for n in range(1, size) if size % n == 0):
+            for each, places in enumerate((np.arange(length), np.arange(0, size, size // length))):
+                if all(
+                    (_repeat(x.take(places, i), i, size, each) == x).all()
+                    for x, i in ((labels, 0), (at, axis))
+                ):
+                    return places, bool(each)
+        raise RewriteError("heads share an axis with a free size, and are neither first nor last in it")
+
+    def _numbers(self, axis: int) -> Ids:
+        """A number for each index of an axis: equal ones have the same labels."""
+        array = max(self.value.on(axis), key=lambda a: len(a.axes))
+        rows = np.moveaxis(array.ids, axis, 0).reshape(array.ids.shape[axis], -1)
+        return np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+
+
+def _repeat(piece: Ids, axis: int, size: int, each: bool | int) -> Ids:
+    count = size // piece.shape[axis]
+    return piece.repeat(count, axis) if each else np.concatenate([piece] * count, axis)
+
+
+def _stretch(at: torch.Tensor, axis: int, size: int, each: bool) -> torch.Tensor:
+    """Positions for an axis of ``size``, made of those that repeat along it."""
+    count = size // at.shape[axis]
+    if each:
+        return at.repeat_interleave(count, axis)
+    return at.repeat([count if a == axis else 1 for a in range(at.dim())])
 
 
 def _scale(size: Any, new: int, old: int) -> Any:
