@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from ecospa_fx.labels import Ids, Nature, Value
+from ecospa_fx.labels import Ids, Nature, Tag, Value
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.program import Analysis
 
@@ -58,10 +58,14 @@ class _Walk:
                     # A range leaves out what lies beside it.
                     gone |= 0 if short_name(node.target) in _RANGES else streams
                     continue
-                if short_name(node.target) not in _PRODUCTS and any(
-                    self._returns(component, source, other) or self._returns(component, other, source)
-                    for other in inputs
-                    if other is not source and component in self.inside[other]
+                if (
+                    short_name(node.target) not in _PRODUCTS
+                    and any(
+                        self._returns(component, source, other) or self._returns(component, other, source)
+                        for other in inputs
+                        if other is not source and component in self.inside[other]
+                    )
+                    and not self._mixed_by_head(node, component)
                 ):
                     self.found.append(np.unique(carried[component]))
                 here[component] = here.get(component, 0) | streams
@@ -90,6 +94,14 @@ class _Walk:
         own, other = self.inside[branch][component], self.inside[trunk][component]
         return bool(self.left[branch] & other and own & ~other)
 
+    def _mixed_by_head(self, node: fx.Node, component: int) -> bool:
+        """Whether these are values of attention, head by head, which join those of later layers."""
+        partition = self.analysis.partition
+        arrays = [a for v in self._values(self.analysis.values.get(node)) for a in v.arrays]
+        own = next(a for a in arrays if component in partition.component[a.ids])
+        finer = (partition.component[a.ids] for a in arrays if own.axes <= a.axes and len(a.axes) > 1)
+        return any((partition.tags[components] & Tag.VALUE).any() for components in finer)
+
     def _summed(self, node: fx.Node, source: fx.Node) -> set[int]:
         """Components of ``source`` that a sum of products ends; a square weight brings the same anew."""
         call = self.analysis.calls.get(node)
@@ -104,8 +116,11 @@ class _Walk:
 
     def _carried(self, value: Any, axis: int | None = None) -> dict[int, Ids]:
         """One representative component of each label array (over ``axis``), with all components of it."""
-        values = value if isinstance(value, list | tuple) else [value]
-        arrays = [array for v in values if isinstance(v, Value) for array in v.arrays]
+        arrays = [array for v in self._values(value) for array in v.arrays]
         arrays = [a for a in arrays if axis is None or axis in a.axes]
         component = self.analysis.partition.component
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
+
+    def _values(self, value: Any) -> list[Value]:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [v for v in values if isinstance(v, Value)]

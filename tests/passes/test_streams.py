@@ -82,6 +82,15 @@ def scan(m: object, x: Tensor) -> Tensor:
     return F.linear(state + y[..., 2, :] * m.c, m.h)
 
 
+def values(m: object, x: Tensor) -> Tensor:
+    """Attention twice; the second adds the first one's values to its own (Zhou et al., 2024)."""
+    weights = (x @ x.mT).softmax(-1)[:, None]
+    first = F.linear(x, m.e).unflatten(-1, (2, 4)).transpose(1, 2)
+    y = x + F.linear((weights @ first).transpose(1, 2).flatten(-2), m.h)
+    second = F.linear(y, m.e).unflatten(-1, (2, 4)).transpose(1, 2) + first
+    return F.linear((weights @ second).transpose(1, 2).flatten(-2), m.h)
+
+
 CASES = {
     "residual": (stream, True),
     "pre-norm": (normed, True),
@@ -94,6 +103,7 @@ CASES = {
     "shared layer": (twice, False),
     "highway": (highway, True),
     "scan": (scan, False),
+    "values of the first layer": (values, False),
 }
 
 
