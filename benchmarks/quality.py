@@ -53,8 +53,9 @@ METHODS = {
     "Fisher": Method("fisher", "ecospa"),
     "gate": Method("gate", "global"),
     "gate, repaired": Method("gate", "global", repair={}),
-    "gate, sums repaired": Method("gate", "global", repair={"target": "sum"}),
-    "gate, sums evenly repaired": Method("gate", "global", repair={"target": "sum", "even": True}),
+    "gate, all sums repaired": Method(
+        "gate", "global", repair={"target": "sum", "even": True, "every": True}
+    ),
 }
 
 

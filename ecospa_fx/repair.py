@@ -22,10 +22,13 @@ class RepairSettings:
             weights before it have left; where there is no such sum, as ``"product"``.
         even: every token counts by its error relative to that sum, and not by its size: what reads the sum is
             a norm as a rule, and a few tokens of pretrained models are larger than all others together.
+        every: weights that sum over units and end in such a sum are fitted also where they lose none, to make
+            up for what comes before them.
     """
 
     target: Literal["product", "sum"] = "product"
     even: bool = False
+    every: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in ("product", "sum"):

@@ -47,7 +47,8 @@ def repaired(
     held = list(batches)
     _check(compiled, held)
     smaller = cuts(compiled.removal, removal, compiled.dense_shapes)
-    wanted, odd = losing_inputs(compiled.couplings, smaller)
+    settings = settings or RepairSettings()
+    wanted, odd = read_units(compiled.couplings, smaller, settings.every)
     with modes_kept(compiled.source, compiled), bare(compiled.source, compiled.signatures.blocks):
         compiled.eval()
         trials = _trials(compiled, removal, held)
@@ -68,20 +69,26 @@ def _check(compiled: CompiledModel, batches: list[Any]) -> None:
         )
 
 
-def losing_inputs(
-    graph: CouplingGraph, smaller: Mapping[str, ParameterCut]
+def read_units(
+    graph: CouplingGraph, smaller: Mapping[str, ParameterCut], every: bool = False
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """The matrices that sum over fewer inputs after a cut, with the axis; and other weights that do."""
+    """The matrices that sum over fewer inputs after a cut, with the axis; and other weights that do.
+
+    Args:
+        graph: the couples.
+        smaller: what each parameter loses.
+        every: also the matrices that sum over units and lose none.
+    """
     wanted, odd = {}, {}
     for axis in graph.axes:
+        if axis.role != "in" or not axis.weight:
+            continue
         cut = smaller.get(axis.parameter)
-        if axis.role != "in" or not axis.weight or cut is None:
-            continue
-        if cut.old_shape[axis.axis] == cut.new_shape[axis.axis]:
-            continue
-        if len(cut.old_shape) == 2 and axis.rows == 1:
-            wanted[axis.parameter] = axis.axis
-        else:
+        loses = cut is not None and cut.old_shape[axis.axis] != cut.new_shape[axis.axis]
+        if len(graph.shapes[axis.parameter]) == 2 and axis.rows == 1:
+            if loses or every:
+                wanted[axis.parameter] = axis.axis
+        elif loses:
             odd[axis.parameter] = "it is a stack of matrices or a convolution"
     return wanted, odd
 

@@ -91,7 +91,12 @@ class _Repairer:
             elif fit := self._fit(weight):
                 fits.append(fit)
                 del self.skipped[weight]
-        return Repair(self.deltas, tuple(fits), self.skipped)
+        return Repair(self.deltas, tuple(fits), {n: r for n, r in self.skipped.items() if self._loses(n)})
+
+    def _loses(self, weight: str) -> bool:
+        """Whether a weight sums over fewer inputs."""
+        axis, cut = self.wanted[weight], self.cuts.get(weight)
+        return cut is not None and cut.old_shape[axis] != cut.new_shape[axis]
 
     def _repaired(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor after the removal, as far as it has been repaired."""
@@ -107,6 +112,8 @@ class _Repairer:
                 reads[str(node.target)] = reads.get(str(node.target), 0) + len(node.users)
         found = {}
         for place in consumers(analysis, self.wanted):
+            if place.beside is None and not self._loses(place.weight):
+                continue
             if reads[place.weight] > 1:
                 self.skipped[place.weight] = "it is read in more than one place"
                 continue
@@ -115,7 +122,7 @@ class _Repairer:
         return found
 
     def _fit(self, weight: str) -> Fit | None:
-        """Fit one weight; None where its inputs do not lie side by side."""
+        """Fit one weight; None where there is nothing to fit, or its inputs do not lie side by side."""
         matrices = self._matrices(weight)
         equations = [NormalEquations(matrices[1].shape[1], len(matrices[0]), self._bias(weight) is not None)
                      for _ in range(2)]  # fmt: skip
@@ -124,17 +131,21 @@ class _Repairer:
             if [x.shape[1] for x in rows] != [w.shape[1] for w in matrices]:
                 self.skipped[weight] = "heads keep different counts, so that its inputs are spread out"
                 return None
-            given, left = self._weighed(rows, matrices, self._beside(number, weight))
+            left, scale = self._left(rows, matrices, self._beside(number, weight))
+            if number == 0 and not self._loses(weight) and not left.any():
+                return None  # nothing before it has changed
             split = round(min(max(0.75 * len(self.trials) - number, 0), 1) * len(left))
-            equations[0].add(given[:split], left[:split])
-            equations[1].add(given[split:], left[split:])
+            for sums, part in zip(equations, (slice(split), slice(split, None)), strict=True):
+                sums.add(rows[1][part], left[part], None if scale is None else scale[part])
         return self._solved(weight, *equations)
 
     def _matrices(self, weight: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight before and after, ``[outputs that stay, inputs]``."""
-        axis, cut = self.wanted[weight], self.cuts[weight]
-        stays = cut.axis_kept(1 - axis).nonzero()[:, 0]
+        axis, cut = self.wanted[weight], self.cuts.get(weight)
         full = self.parameters[weight].detach()
+        if cut is None:
+            return full.movedim(axis, 1), full.movedim(axis, 1)
+        stays = cut.axis_kept(1 - axis).nonzero()[:, 0]
         return full.movedim(axis, 1)[stays.to(full.device)], cut.apply(full).movedim(axis, 1)
 
     def _bias(self, weight: str) -> str | None:
@@ -169,26 +180,23 @@ class _Repairer:
             found.append(walk.value(node).detach().flatten(0, -2))
         return found[0], found[1]
 
-    def _weighed(
+    def _left(
         self,
         rows: tuple[torch.Tensor, torch.Tensor],
         matrices: tuple[torch.Tensor, torch.Tensor],
         beside: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs after the removal, and what the outputs lack: ``[rows, inputs]`` and ``[rows, outputs]``."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the outputs lack, ``[rows, outputs]``, and the scale of each row."""
         wide = torch.promote_types(rows[0].dtype, torch.float32)
         with exact(rows[0]):
             full, small = (x.to(wide) @ w.T.to(wide) for x, w in zip(rows, matrices, strict=True))
-        left, given = full - small, rows[1].to(wide)
+        left = full - small
         if beside is None or any(x.shape != left.shape for x in beside):
-            return given, left
+            return left, None
         if self.settings.target == "sum":
             left = left + (beside[0] - beside[1])
-        if self.settings.even:
-            size = (full + beside[0]).square().mean(1, keepdim=True)
-            scale = size.clamp_min(torch.finfo(wide).tiny).rsqrt()
-            left, given = left * scale, given * scale
-        return given, left
+        size = (full + beside[0]).square().mean(1, keepdim=True)
+        return left, size.clamp_min(torch.finfo(wide).tiny).rsqrt() if self.settings.even else None
 
     def _solved(self, weight: str, fitted: NormalEquations, held_out: NormalEquations) -> Fit:
         damping, error = best_damping(fitted, held_out)

@@ -175,13 +175,44 @@ def test_without_a_sum_there_is_nothing_else_to_fit() -> None:
     assert all(torch.equal(d, other.deltas[n]) for n, d in plain.deltas.items())
 
 
+def test_weights_that_lose_nothing_make_up_for_what_comes_before_them() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(*(Block(False) for _ in range(3))).double()
+    compiled = ecospa_fx.compile(model, args=(X,))
+    plan = compiled.plan(ratio=0.1, score=block_one_first, allocation="global")
+    assert all(name.startswith("1.") for name in plan.removal.removed)
+    found = compiled.repair(plan, [X], target="sum", every=True)
+    assert {fit.parameter: fit.lost > 0 for fit in found.fits} == {
+        "1.down.weight": True,
+        "2.down.weight": False,
+    }
+    assert not found.skipped
+    dense = model(X).detach()
+    alone = compiled.repair(plan, [X], target="sum")
+    errors = []
+    for repair in (alone, found):
+        twin = copy.deepcopy(compiled)
+        twin.apply(plan, repair=repair)
+        errors.append(distance(twin(X), dense))
+        assert twin.verify(X).within(1e-9)
+    assert errors[1] < errors[0]
+
+
+def block_one_first(context: ScoreContext) -> np.ndarray:
+    """Scores by which only the second block loses units."""
+    scores = np.ones(context.size)
+    axis = next(a for a in context.graph.axes if a.parameter == "1.down.weight" and a.role == "in")
+    scores[axis.components] = np.linspace(0, 1e-3, len(axis.components))
+    return scores
+
+
 def test_an_unknown_target_is_refused() -> None:
     compiled, plan = planned(Block())
     with pytest.raises(RepairError, match="'product' or 'sum'"):
         compiled.repair(plan, [X], target="output")
 
 
-@pytest.mark.parametrize("settings", [{}, {"target": "sum", "even": True}])
+@pytest.mark.parametrize("settings", [{}, {"target": "sum", "even": True, "every": True}])
 @pytest.mark.parametrize("name", ["llama-gqa", "gpt2"])
 def test_attention_and_feed_forward_of_transformers(name: str, settings: dict[str, Any]) -> None:
     model = build(name).model
