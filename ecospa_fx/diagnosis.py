@@ -6,7 +6,8 @@ import re
 import traceback
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import fx, nn
 
 _OWN = tuple(str(p) for p in (Path(__file__).parent, Path(__file__).parents[1] / "passes"))
 
@@ -51,3 +52,14 @@ def _user_frame(error: BaseException) -> str:
         if "/torch/" not in f.filename and not f.filename.startswith(_OWN)
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+
+
+_FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')
+_TORCH = torch.__path__[0]
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's own line: the innermost frame of the capture outside torch, as ``file:line: code``."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if not frame[0].startswith((_TORCH, *_OWN))]
+    return next((f"{file}:{line}: {code}" for file, line, code in reversed(own or frames)), "")

@@ -7,7 +7,9 @@ the zeros that they are in the masked model.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+from ecospa_fx.errors import InputError
 
 
 def mean(x: Tensor, dim: list[int], keepdim: bool, dtype: torch.dtype | None, dense: int) -> Tensor:
@@ -64,6 +66,28 @@ def spread(x: Tensor, axis: int, places: Tensor, width: int) -> Tensor:
 def stored(x: Tensor, buffer: Tensor) -> Tensor:
     """Marks what the model writes into one of its buffers, such as running statistics."""
     return x
+
+
+@fx.node.has_side_effect
+def held(condition: bool, source: str) -> None:
+    """Goes on only where a value that Python has read at the capture is what it was then.
+
+    Args:
+        condition: what the capture relied on.
+        source: the user's line that reads the value.
+
+    Raises:
+        InputError: the condition does not hold, so the model would do something else than the graph.
+    """
+    message = (
+        "this call is not like the one that was captured: the model reads values into Python "
+        f"and goes another way\n  at {source}\n  compile the model anew with inputs like these, or give "
+        "forward a branch that torch.where can take"
+    )
+    if torch.compiler.is_compiling():
+        torch._check(condition, lambda: message)
+    elif not condition:
+        raise InputError(message)
 
 
 def grouped_mm(x: Tensor, w: Tensor, ends: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.collecting import uncollected
 from ecospa_fx.diagnosis import explain_failure
 from ecospa_fx.errors import BackwardError, CaptureError, InputError
 from ecospa_fx.functions import kept_whole
@@ -27,7 +28,7 @@ from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceabl
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.unfuse import unfuse
-from ecospa_fx.passes.ways import Way, constants_known, ways
+from ecospa_fx.passes.ways import Way, constants_known, values_followed, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
 
@@ -58,7 +59,7 @@ def capture(
         try:
             return _accepted(model, way, inputs, accept)
         except Exception as error:
-            if way.inputs is inputs or isinstance(error, BackwardError):
+            if (way.inputs is inputs and not way.followed) or isinstance(error, BackwardError):
                 failures.append(error)
     wrong = next((f for f in failures if isinstance(f, CaptureError)), None)
     raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]
@@ -68,7 +69,7 @@ def _accepted(
     model: nn.Module, way: Way, inputs: Mapping[str, Any], accept: Callable[[Program], None]
 ) -> Program:
     """A program that will do; every block is followed only if it takes that."""
-    repeats = None if way.fixed or way.scalars or way.strict else Repeats(model)
+    repeats = None if way.fixed or way.scalars or way.strict or way.followed else Repeats(model)
     try:
         return _tried(model, way, inputs, accept, repeats)
     except Exception:
@@ -91,6 +92,7 @@ def _tried(
     return program
 
 
+@uncollected()
 def _captured(model: nn.Module, way: Way, repeats: Repeats | None) -> tuple[Program, list[int]]:
     """The program, and the lengths of loops over masks that were unrolled for it."""
     prepare = preparation(model, way.inputs)
@@ -98,7 +100,7 @@ def _captured(model: nn.Module, way: Way, repeats: Repeats | None) -> tuple[Prog
     with quiet():
         with repeats.replacing() if repeats else contextlib.nullcontext():
             exported, unrolled = _export(model, inputs, way)
-        program = from_exported(exported, model, repeats)
+        program = from_exported(exported, model, repeats, way.followed)
         _note_inputs(program, [inputs[name] for name in way.fixed])
     return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
 
@@ -151,11 +153,13 @@ def _guards(
 def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[ExportedProgram, list[int]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        unrolled = stack.enter_context(traceable(model))
+        unrolled = stack.enter_context(traceable(model, way.strict))
         scalars = stack.enter_context(numbers_set_aside(model)) if way.scalars else None
         stack.enter_context(_flat_signature(model, inputs, way.fixed, scalars))
         if way.fixed or way.scalars:
             stack.enter_context(constants_known())
+        if way.followed:
+            stack.enter_context(values_followed())
         if way.whole:
             stack.enter_context(kept_whole())
         exported = torch.export.export(
@@ -234,7 +238,10 @@ def _flat_signature(
 
 
 def from_exported(
-    exported: ExportedProgram, model: nn.Module | None = None, repeats: Repeats | None = None
+    exported: ExportedProgram,
+    model: nn.Module | None = None,
+    repeats: Repeats | None = None,
+    followed: bool = False,
 ) -> Program:
     """A program from what ``torch.export`` returned.
 
@@ -242,6 +249,7 @@ def from_exported(
         exported: the exported program.
         model: the module whose parameter names count (the exported program's own otherwise).
         repeats: the calls of blocks that were followed, where others only stand for themselves.
+        followed: its branches went as its example went, see :class:`~ecospa_fx.passes.ways.Way`.
 
     Raises:
         UnevenError: calls that were taken to be alike are not.
@@ -262,7 +270,7 @@ def from_exported(
                 value = _attribute(unlifted, name)
                 if isinstance(value, torch.Tensor):
                     constants[name] = value
-    graph = normalise(unlifted)
+    graph = normalise(unlifted, followed)
     if repeats and repeats.used:
         inline(graph, repeats, constants)
     simplify(graph, constants)

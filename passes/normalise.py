@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from ecospa_fx import ops
+from ecospa_fx.diagnosis import source_line
 
 _ASSERTIONS = (
     "_assert_tensor_metadata",
@@ -20,7 +21,7 @@ _ASSERTIONS = (
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
-def normalise(module: fx.GraphModule) -> fx.Graph:
+def normalise(module: fx.GraphModule, followed: bool = False) -> fx.Graph:
     """A copy of the module's graph in normal form.
 
     Regions behind higher-order operators are inlined (their outputs detached, or their autocast mode
@@ -28,6 +29,7 @@ def normalise(module: fx.GraphModule) -> fx.Graph:
 
     Args:
         module: a captured module; it is not changed.
+        followed: its branches went as its example went: what they relied on is checked at each call.
 
     Returns:
         The new graph, with flat inputs and outputs.
@@ -35,11 +37,13 @@ def normalise(module: fx.GraphModule) -> fx.Graph:
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
+        if followed and node.target is torch.ops.aten._assert_scalar.default:
+            _held(graph, node, env)
         if _is_check(node):
             continue
         region = _region(module, node)
         if region is not None:
-            env[node] = _inline(graph, node, region, env)
+            env[node] = _inline(graph, node, region, env, followed)
         elif node.target is operator.getitem and isinstance(env[node.args[0]], (tuple, list)):
             env[node] = env[node.args[0]][node.args[1]]  # an inlined region has no tuple of its own
         else:
@@ -95,7 +99,16 @@ def _region(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
     return getattr(module, str(inner[0].target)) if inner else None
 
 
-def _inline(graph: fx.Graph, node: fx.Node, region: fx.GraphModule, env: dict[fx.Node, Any]) -> Any:
+def _held(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> None:
+    """The check of a condition, with the line of the user that relied on it."""
+    if isinstance(node.args[0], fx.Node):  # the others are known to hold
+        checked = graph.call_function(ops.held, (env[node.args[0]], source_line(node)))
+        checked.meta = {k: v for k, v in node.meta.items() if k != "val"}
+
+
+def _inline(
+    graph: fx.Graph, node: fx.Node, region: fx.GraphModule, env: dict[fx.Node, Any], followed: bool
+) -> Any:
     position = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
     settings, operands = node.args[:position], node.args[position + 1 :]
     autocast = "autocast" in str(node.target)
@@ -105,7 +118,7 @@ def _inline(graph: fx.Graph, node: fx.Node, region: fx.GraphModule, env: dict[fx
     inner: dict[fx.Node, Any] = {}
     inputs = iter(operands)
     result: Any = None
-    for sub in normalise(region).nodes:
+    for sub in normalise(region, followed).nodes:
         if sub.op == "placeholder":
             inner[sub] = env[next(inputs)]  # type: ignore[index]
         elif sub.op == "output":

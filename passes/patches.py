@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ecospa_fx.passes.ways import scalar_buffers
 from ecospa_fx.sizes import static
@@ -21,8 +22,12 @@ Scalars = list[tuple[nn.Module, str, torch.Tensor]]
 
 
 @contextlib.contextmanager
-def traceable(model: nn.Module) -> Iterator[list[int]]:
+def traceable(model: nn.Module, strict: bool = False) -> Iterator[list[int]]:
     """Inside, ``model`` can be traced; afterwards its modules and parameters are where they were.
+
+    Args:
+        model: the module.
+        strict: its Python is analysed as bytecode, which follows no mode.
 
     Yields:
         A list that receives the length of every loop that was unrolled over all places of a mask.
@@ -32,6 +37,7 @@ def traceable(model: nn.Module) -> Iterator[list[int]]:
         replaced = tables_kept(model, "_modules")  # by forward itself
         for context in (*_transformers(model), _no_fast_path(), replaced, _functional_casts()):
             stack.enter_context(context)
+        stack.enter_context(contextlib.nullcontext() if strict else _AsTraced())
         stack.enter_context(_loops_over_every_place(unrolled))
         yield unrolled
 
@@ -136,6 +142,37 @@ def _functional_casts() -> Iterator[None]:
 
     with mock.patch.object(nn.Module, "to", to):
         yield
+
+
+class _AsTraced(TorchFunctionMode):  # type: ignore[misc]
+    """Calls in the form that a trace can follow.
+
+    A list of numbers as an index becomes one tensor: nobody knows its values. ``generator=None`` goes: torch
+    knows no symbolic sizes beside a generator.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _INDEXED:
+            parts = args[1]
+            parts = tuple(map(_as_tensor, parts)) if isinstance(parts, tuple) else _as_tensor(parts)
+            args = (args[0], parts, *args[2:])
+        elif func in _NOISE and kwargs.get("generator", func) is None:
+            kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+        return func(*args, **kwargs)
+
+
+_INDEXED = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+_NOISE = (torch.rand, torch.randn, torch.randint, torch.randperm)
+
+
+def _as_tensor(part: Any) -> Any:
+    numbers = isinstance(part, (list, tuple)) and bool(part)
+    if numbers and all(isinstance(n, torch.Tensor) and n.dim() == 0 for n in part):
+        return torch.stack(list(part))
+    return part
 
 
 def _inner(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,13 +9,14 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._functorch.config
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import BackwardError
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
-_SMALL = 64
+_SMALL, _GRID = 64, 8
 _VALUES = ("data-dependent", "data is not allocated", ".item()", "is not a constant", "_local_scalar_dense")
 _LARGEST_CONSTANT = 1 << 20
 
@@ -32,6 +33,8 @@ class Way:
         fixed: names of integer inputs whose very values the graph is made for.
         whole: custom autograd functions are kept as they are, with their own backward.
         scalars: buffers that hold one integer (strides, kernel sizes) are numbers of the graph.
+        followed: where Python reads a value that is computed, it reads that of the example; the graph holds
+            only for calls that read the same there, and checks it.
     """
 
     inputs: Mapping[str, Any]
@@ -41,6 +44,7 @@ class Way:
     fixed: frozenset[str] = field(default_factory=frozenset)
     whole: bool = False
     scalars: bool = False
+    followed: bool = False
 
     def idle(self, failure: Exception | None) -> bool:
         """Whether it could not help against what stopped the way before.
@@ -52,7 +56,7 @@ class Way:
             return False
         if self.whole:
             return not isinstance(failure, BackwardError)
-        return reads_values(failure) != (bool(self.fixed) or self.scalars)
+        return reads_values(failure) != (bool(self.fixed) or self.scalars or self.followed)
 
 
 def reads_values(failure: Exception) -> bool:
@@ -74,9 +78,14 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     if scalars:
         yield Way(inputs, scalars=True)
         yield Way(inputs, dynamic=False, scalars=True)
+    on_meta = any(p.is_meta for p in model.parameters())  # nothing to follow there
+    followed = [] if on_meta else [Way(inputs, followed=True), Way(inputs, dynamic=False, followed=True)]
+    grids = any(inputs[name].numel() <= _GRID for name in small)
+    yield from () if grids else followed
     yield Way(inputs, fixed=small, scalars=scalars)
     yield Way(inputs, dynamic=False)
     yield Way(inputs, dynamic=False, fixed=small, scalars=scalars)
+    yield from followed if grids else ()
     yield Way(inputs, dynamic=False, fixed=everything, scalars=scalars)
     yield Way(inputs, strict=True)
     yield Way(inputs, dynamic=False, strict=True)
@@ -100,7 +109,7 @@ def _fixable(inputs: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]
         if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
     }
     least = min(integers.values(), default=0)
-    small = frozenset(n for n, count in integers.items() if count <= min(_SMALL, max(least, 8)))
+    small = frozenset(n for n, count in integers.items() if count <= min(_SMALL, max(least, _GRID)))
     return small, frozenset(integers)
 
 
@@ -110,6 +119,22 @@ def constants_known() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in ("torch.fx.experimental.proxy_tensor", "torch._subclasses.fake_tensor"):
             stack.enter_context(mock.patch(f"{module}.CONSTANT_NUMEL_LIMIT", _LARGEST_CONSTANT))
+        yield
+
+
+@contextlib.contextmanager
+def values_followed() -> Iterator[None]:
+    """Compute the example beside the trace; branches go as it goes, and are asserted in the graph.
+
+    Torch compares what it computes with its own stand-ins, and fixes sizes by that: this is left out, for
+    every capture is compared with the model.
+    """
+    mode = torch._subclasses.FakeTensorMode
+    compared = "_maybe_infer_fake_kernel_from_pytree_out"
+    with (
+        torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True),
+        mock.patch.object(mode, compared, lambda self, target, args, known, fake, real: fake),
+    ):
         yield
 
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from ecospa_fx.diagnosis import source_line
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.labels import LabelArray, Nature
-from ecospa_fx.passes.propagate import named_arguments, propagate, source_line
+from ecospa_fx.passes.propagate import named_arguments, propagate
 from ecospa_fx.program import Analysis, Program
 from ecospa_fx.rules.registry import Rule, RuleTable
 from tests.models.tiny import Function, program
