@@ -85,14 +85,18 @@ class Evidence:
         return plan(graph, partition, removal, scores, importance,
                     ratio=ratio, settings=settings, score=how.score)  # fmt: skip
 
-    def smaller(self, how: Method, ratio: float, seed: int) -> ecospa_fx.CompiledModel:
-        """A copy that has lost its share; the model itself stays as it is."""
+    def smaller(self, how: Method, ratio: float, seed: int, kept: Path | None) -> ecospa_fx.CompiledModel:
+        """A copy that has lost its share, out of the folder ``kept`` if there is one; the model stays."""
+        if kept and kept.exists():
+            return ecospa_fx.load(kept, copy.deepcopy(self.compiled.source), check=False)
         chosen = self.plan(how, ratio, seed)
         repair = None
         if how.repair is not None:
             repair = self.compiled.repair(chosen, batches(self.tokens, 4), **how.repair)
         result = copy.deepcopy(self.compiled)
         result.apply(chosen, repair=repair)
+        if kept:
+            result.save(kept)
         return result
 
 
@@ -160,7 +164,8 @@ def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, opt
         if all((ratio, name, n) in done for n in {0, options.steps}):
             continue
         start = time.perf_counter()
-        model = evidence.smaller(method(name), ratio, options.seed)
+        kept = options.keep and options.keep / f"{name.replace(',', '').replace(' ', '-')}-{ratio}"
+        model = evidence.smaller(method(name), ratio, options.seed, kept)
         row = {
             "method": name,
             "ratio": ratio,
@@ -213,6 +218,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--keep", type=Path, help="folder for the smaller models, which are then made once")
     parser.add_argument("--resume", action="store_true", help="go on with what --json holds")
     return parser.parse_args()
 
