@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ecospa_fx.blocks import Stage, block_place, through, unwrapped
+from ecospa_fx.collecting import uncollected
 from ecospa_fx.errors import CaptureError
 from ecospa_fx.fsdp import still_sharded
 from ecospa_fx.regions import Region, is_size, regions, size_sources
@@ -33,6 +34,7 @@ class Executable:
         shortcuts: graphs for some of the inputs.
     """
 
+    @uncollected()
     def __init__(
         self,
         graph: fx.Graph,
@@ -62,9 +64,11 @@ class Executable:
 
     def _stage(self, call: Call, model: nn.Module, alike: dict[Any, fx.GraphModule]) -> Stage:
         """Blocks that compute the same with other weights share one graph: it is compiled once."""
-        module = alike.setdefault(call.key, fx.GraphModule(nn.Module(), call.graph))
+        key = call.key
+        if key not in alike:
+            alike[key] = fx.GraphModule(nn.Module(), call.graph)
         places = tuple(self._place(model, n) for n in call.names)
-        return Stage(*block_place(model, call.block), module, places)
+        return Stage(*block_place(model, call.block), alike[key], places)
 
     def __call__(self, inputs: list[Any]) -> Any:
         """Run on flat inputs; returns flat outputs."""

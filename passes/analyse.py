@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecospa_fx.collecting import uncollected
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.propagate import propagate
@@ -10,6 +11,7 @@ from ecospa_fx.passes.stacks import stacked_axes
 from ecospa_fx.program import Analysis, Program
 
 
+@uncollected()
 def analyse(program: Program) -> tuple[CouplingGraph, Analysis]:
     """Find the couples of a program; matrices of a stack choose for themselves where they can.
 

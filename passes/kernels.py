@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from ecospa_fx import ops
+from ecospa_fx.collecting import uncollected
 from ecospa_fx.forms import Form, Needs, Penalty, broadcast
 from ecospa_fx.linear import Linear
 from ecospa_fx.passes.bindings import call_directly
@@ -55,6 +56,7 @@ def unmasked(graph: fx.Graph) -> bool:
     return bool(found)
 
 
+@uncollected()
 def kernels(graph: fx.Graph) -> tuple[fx.Graph, tuple[Shortcut, ...]]:
     """The graph with attention in the form that kernels want, and graphs for some of its inputs."""
     inputs = [n for n in graph.nodes if n.op == "placeholder"]

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from ecospa_fx import ops
+from ecospa_fx.collecting import uncollected
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, layout_of
@@ -38,6 +39,7 @@ class Rewritten:
     constants: Mapping[str, torch.Tensor]
 
 
+@uncollected()
 def rewrite(analysis: Analysis, dead: Ids, levelled: Ids | None = None) -> Rewritten:
     """Write the graph anew for the survivors.
 
