@@ -36,8 +36,9 @@ class PlanSettings:
             many as its importance says, as in the paper. Parameters are as small either way, while
             computation takes the width of the widest head of the layer.
         layout: with ``"native"`` what is left can be said in the config of the model's own class: couples
-            of one kind and width go on being equally wide in all layers, and of attention only whole heads go
-            (with ``remove_heads``), equally many in every layer.
+            of which one field of it speaks go on being equally wide (or in proportion) in all layers, those
+            of which none speaks stay whole, and of attention only whole heads go (with ``remove_heads``),
+            equally many in every layer.
 
     Raises:
         PlanError: a value is out of its range; all culprits are listed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.choose import Gradients, Present, choose, unread
 from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.gates import gates
+from ecospa_fx.passes.told import told
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
 from ecospa_fx.signature import bind
@@ -36,6 +38,10 @@ def planned(
     """See :meth:`CompiledModel.plan`; nothing changes."""
     shards(compiled)  # whole since a forward pass, they would be read where others read their parts
     graph, analysis = compiled.signatures.first(compiled.removal).coupled
+    limits = settings.limits
+    if settings.layout == "native" and hasattr(getattr(compiled.source, "config", None), "to_dict"):
+        graph, untold = told(graph, compiled.source, compiled.dense_shapes)
+        limits = {**limits, **dict.fromkeys(untold, 0.0)}
     parameters = dict(compiled.named_parameters(remove_duplicate=False))
     outside = unread(graph, compiled.named_parameters())
     present = Present(graph, analysis.partition, compiled.removal, parameters, outside)
@@ -46,7 +52,9 @@ def planned(
     if score is None:
         has_gradients = grads is not None or any(p.grad is not None for p in parameters.values())
         score = default_score(has_gradients, activations is not None)
-    return choose(present, grads, score, settings, activations=activations, **aim)
+    bound = replace(settings, limits=limits)
+    found = choose(present, grads, score, bound, activations=activations, **aim)
+    return replace(found, settings=replace(found.settings, limits=settings.limits))
 
 
 def calibrated(

@@ -93,15 +93,16 @@ def _over_layers(graph: CouplingGraph) -> Ids:
     found: dict[tuple[object, ...], int] = {}
     bundle_of = graph.bundle_of.copy()
     for couple in graph.couples:
-        if couple.kind not in _HEADED:
+        if couple.kind not in HEADED:
             sizes = [len(graph.shapes[w.parameter]) for w in couple.weights]
-            key = (couple.kind, couple.num_units, *sorted(sizes))
-            for segment in np.unique(graph.segment_of[couple.units]):
+            segments = np.unique(graph.segment_of[couple.units])
+            key = (couple.kind, couple.num_units, len(segments), *sorted(sizes))
+            for segment in segments:
                 bundle_of[segment] = found.setdefault(key, int(bundle_of[segment]))
     return np.asarray(bundle_of)
 
 
-_HEADED = ("qk", "vo", "head")
+HEADED = ("qk", "vo", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ class _Planner:
         if self.settings.layout == "free":
             return ranked
         graph = self.census.graph
-        headed = np.array([c.kind in _HEADED for c in graph.couples])
+        headed = np.array([c.kind in HEADED for c in graph.couples])
         return np.asarray(ranked[~headed[graph.couple_of[ranked]]])
 
     def _ladder(self, dead: Ids) -> Ladder:

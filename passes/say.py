@@ -28,6 +28,7 @@ class Say:
 
     Attributes:
         best: shapes that differ, of the closest config that did not do; empty if none was missed.
+        fields: numbers of the config on which some shape depends.
         refused: why the class takes no widths of single layers; empty if that was not tried.
     """
 
@@ -37,14 +38,14 @@ class Say:
         self.dense = {n: dense.get(n, shape) for n, shape in self.wanted.items()}
         self.best: list[str] = []
         self.refused = ""
-        self._fields = {p: v for p, v in numbers(source.config) if v is not None and self._matters(p, v)}
+        self.fields = {p: v for p, v in numbers(source.config) if v is not None and self._matters(p, v)}
 
     def solutions(self) -> Iterator[Change]:
         """Changes with which every shape fits, those that say least first."""
         yield from self._whole({})
-        pins = self._pins()
+        pins = self.pins()
         if pins:
-            self._fields |= pins
+            self.fields |= pins
             yield from (self._plain(change, pins) for change in self._whole(dict(pins)))
         change = self._by_layer()
         if change is not None:
@@ -61,7 +62,7 @@ class Say:
         seen, tries = set(queue), 0
         while queue and tries < _MOST_TRIES:
             banned, tries = queue.pop(0), tries + 1
-            fields = {p: v for p, v in self._fields.items() if p not in banned}
+            fields = {p: v for p, v in self.fields.items() if p not in banned}
             change = self._climb(start, fields, self.wanted)
             if change is None:
                 continue
@@ -96,7 +97,7 @@ class Say:
             for layer, wanted in layers.items():
                 if not self._misfits({}, wanted):
                     continue
-                fields = {p: v for p, v in self._fields.items()
+                fields = {p: v for p, v in self.fields.items()
                           if takes_layers(self.source.config, p, len(layers))}  # fmt: skip
                 found = self._climb({}, {p: fields[p] for p in known if p in fields}, wanted)
                 found = found or self._climb({}, fields, wanted)
@@ -122,10 +123,10 @@ class Say:
         misfits = self._misfits({path: 2 * value}, self.dense)
         return misfits is None or bool(misfits)
 
-    def _pins(self) -> Change:
+    def pins(self) -> Change:
         """For fields that are None and stand for a number: that number."""
         sizes = {n for shape in self.dense.values() for n in shape}
-        parts = sizes | {s // n for s in sizes for n in self._fields.values() if n > 1 and s % n == 0}
+        parts = sizes | {s // n for s in sizes for n in self.fields.values() if n > 1 and s % n == 0}
         tried = sorted(int(n) for n in parts if n > 1)
         none = [path for path, value in numbers(self.source.config) if value is None]
         found = {path: next((n for n in tried if self._misfits({path: n}, self.dense) == []), None)

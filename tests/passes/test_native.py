@@ -61,6 +61,17 @@ def deepseek() -> nn.Module:
     return hf.DeepseekV2ForCausalLM(config)
 
 
+def shared() -> nn.Module:
+    """Shared experts, twice as wide as a routed one by the same field."""
+    config = hf.DeepseekV3Config(
+        hidden_size=24, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, vocab_size=31, first_k_dense_replace=1, kv_lora_rank=14, q_lora_rank=18,
+        qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=10, n_routed_experts=4, n_shared_experts=2,
+        moe_intermediate_size=20, num_experts_per_tok=2, n_group=1, topk_group=1,
+    )  # fmt: skip
+    return hf.DeepseekV3ForCausalLM(config)
+
+
 class LayeredConfig(hf.PreTrainedConfig):
     """A config whose classes build every layer from what ``per_layer_config`` or a list says of it."""
 
@@ -112,6 +123,7 @@ CASES = {
     "width left to the class": (gpt2, 0.3, {}, {"n_head": 3}),
     "experts": (mixtral, 0.5, {"remove_heads": True, "round_to": 4}, {"num_local_experts": 3, "head_dim": 6}),
     "ranks": (deepseek, 0.3, {"kinds": ("lowrank",)}, {"intermediate_size": 44}),
+    "routed and shared experts": (shared, 0.2, {"round_to": 4}, {"n_shared_experts": 2}),
     "encoder-decoder": (bart, 0.3, {}, {"decoder_attention_heads": 3}),
 }
 
