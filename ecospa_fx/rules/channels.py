@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ecospa_fx.labels import LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.layout_ops import pick
 from ecospa_fx.rules.meet import Operand, meet
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
@@ -85,6 +88,25 @@ def group_norm(call: Call) -> Arrays:
             rows = array.ids.reshape(array.ids.shape[0], groups, -1, *array.ids.shape[2:])
             call.space.union(rows, rows[:, :, :1])
     return _affine(call, arrays, ("weight", "bias"))
+
+
+@rule("aten.instance_norm.default")
+def instance_norm(call: Call) -> Arrays:
+    """Every channel of every instance by itself (Ulyanov et al., 2016)."""
+    x = call.value("input")
+    if not call.get("use_input_stats"):
+        return _affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias"))
+    if isinstance(call.get("running_mean"), Value):
+        call.pin((a for v in call.values() for a in v.arrays), "running statistics are kept for this axis")
+        return ()
+    return _affine(call, spared(call, x, range(2, x.rank), "normalised along this axis"), ("weight", "bias"))
+
+
+@rule("aten.channel_shuffle.default")
+def channel_shuffle(call: Call) -> Arrays:
+    """Channels of all groups in turn."""
+    channels = call.value("self").shape[1]
+    return pick(call, 1, np.arange(channels).reshape(call.args["groups"], -1).T.ravel())
 
 
 @rule("aten._weight_norm.default")

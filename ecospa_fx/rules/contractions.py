@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ecospa_fx.labels import LabelArray, Value
+from ecospa_fx.labels import LabelArray, Nature, Value
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import both, contract, meet
+from ecospa_fx.rules.meet import both, contract, either, meet, reduce_arrays
 from ecospa_fx.rules.registry import rule
+from ecospa_fx.rules.windows import spared
 
 SPECS = {
     "aten.mm.default": ("ij,jk->ik", "self", "mat2"),
@@ -15,6 +16,7 @@ SPECS = {
     "aten.mv.default": ("ij,j->i", "self", "vec"),
     "aten.dot.default": ("i,i->", "self", "tensor"),
     "aten.outer.default": ("i,j->ij", "self", "vec2"),
+    "aten.vdot.default": ("i,i->", "self", "other"),
 }
 
 
@@ -44,6 +46,96 @@ def plus(call: Call, arrays: Arrays, name: str, axes: tuple[int, ...] | None = N
     result = replace(call.out, arrays=arrays)
     where = axes if axes is not None else tuple(range(rank - other.rank, rank))
     return meet(call, call.out.shape, [("", result, tuple(range(rank))), (name, other, where)], both)
+
+
+@rule("aten.inner.default", "aten.tensordot.default")
+def tensordot(call: Call) -> Arrays:
+    """A sum over some axes of both; the others stand one after another."""
+    a, b = call.value("self"), call.value("other")
+    over_a, over_b = call.get("dims_self", [-1]), call.get("dims_other", [-1])
+    if not a.rank or not b.rank:
+        call.pin((x for v in (a, b) for x in v.arrays), "a product with a single number")
+        return ()
+    left, right = [chr(97 + i) for i in range(a.rank)], [chr(65 + i) for i in range(b.rank)]
+    for i, j in zip(over_a, over_b, strict=True):
+        right[j] = left[i]
+    out = [c for c in left if c not in right] + [c for c in right if c not in left]
+    return contract(call, f"{''.join(left)},{''.join(right)}->{''.join(out)}", ("self", a), ("other", b))
+
+
+@rule("aten.bilinear.default")
+def bilinear(call: Call) -> Arrays:
+    """``x1 @ W[o] @ x2`` for every output."""
+    w, x = call.value("weight"), call.value("input2")
+    half = contract(call, "...i,oij->...oj", ("input1", call.value("input1")), ("weight", w))
+    shape = (*x.shape[:-1], w.shape[0], w.shape[2])
+    middle = Value(shape, (*x.symbolic[:-1], False, False), half, Nature.ACTIVATION)
+    return plus(call, contract(call, "...oj,...j->...o", ("", middle), ("input2", x)), "bias")
+
+
+@rule("aten.linalg_vecdot.default", "aten.cosine_similarity.default")
+def vecdot(call: Call) -> Arrays:
+    """A sum along one axis of products; a cosine divides by norms, which dead entries do not change."""
+    names = ("x", "y") if "x" in call.args else ("x1", "x2")
+    rank = max(call.value(n).rank for n in names)
+    cosine = "cosine" in call.target
+    axis = int(call.get("dim", 1 if cosine else -1)) % rank
+    operands = [(n, v := call.value(n), tuple(range(rank - v.rank, rank))) for n in names]
+    sizes = [1] * rank
+    for _, value, axes in operands:
+        for a, n in zip(axes, value.shape, strict=True):
+            sizes[a] = max(sizes[a], n)
+    arrays = meet(call, sizes, operands, both if cosine else either, gather=False)
+    return reduce_arrays(call, arrays, {axis})
+
+
+@rule("aten.cdist.default", "aten._cdist_forward.default")
+def cdist(call: Call) -> Arrays:
+    """Distances between all rows: entries that are zero in both add nothing."""
+    a, b, order = call.value("x1"), call.value("x2"), call.get("p", 2)
+    if not order > 0:
+        call.pin((x for v in (a, b) for x in v.arrays), "a norm that counts zeros")
+        return ()
+    arrays = contract(call, "...pm,...rm->...pr", ("x1", a), ("x2", b), both)
+    return tuple(LabelArray(x.ids, False) for x in arrays)
+
+
+@rule("aten.pairwise_distance.default")
+def pairwise_distance(call: Call) -> Arrays:
+    """A small number is added to every difference before they are summed, so none of them may go."""
+    rank = max(call.value(n).rank for n in ("x1", "x2"))
+    operands = []
+    for name in ("x1", "x2"):
+        x = call.value(name)
+        free = spared(
+            call, x, [x.rank - 1], "every entry adds a small number to the distance", keep_zero=False
+        )
+        operands.append((name, replace(x, arrays=free), tuple(range(rank - x.rank, rank))))
+    shape = (*call.out.shape, 1) if not call.get("keepdim") else call.out.shape
+    arrays = meet(call, shape, operands, both)
+    return arrays if call.get("keepdim") else tuple(LabelArray(x.ids[..., 0], False) for x in arrays)
+
+
+@rule("aten.addmv.default", "aten.addr.default")
+def addmv(call: Call) -> Arrays:
+    """``beta * self + alpha * a @ b`` for vectors."""
+    spec, left, right = ("ij,j->i", "mat", "vec") if "mat" in call.args else ("i,j->ij", "vec1", "vec2")
+    return plus(call, contract(call, spec, (left, call.value(left)), (right, call.value(right))), "self")
+
+
+@rule("aten.linalg_multi_dot.default")
+def multi_dot(call: Call) -> Arrays:
+    """A chain of matrix products."""
+    tensors: list[Value] = call.args["tensors"]
+    name, current = "tensors[0]", tensors[0]
+    for i, other in enumerate(tensors[1:], 1):
+        left, right = "ij"[2 - current.rank :], "jk"[: other.rank]
+        out = left[:-1] + right[1:]
+        arrays = contract(call, f"{left},{right}->{out}", (name, current), (f"tensors[{i}]", other))
+        shape = (*current.shape[:-1], *other.shape[1:])
+        symbolic = (*current.symbolic[:-1], *other.symbolic[1:])
+        name, current = "", Value(shape, symbolic, arrays, max(current.nature, other.nature))
+    return current.arrays
 
 
 @rule("aten.linear.default")
@@ -84,6 +176,18 @@ def einsum(call: Call) -> Arrays:
         left, right = equation.split("->")
         return contract(call, f"{left},->{right}", ("tensors[0]", operands[0]), ("", unit))
     return contract(call, equation, ("tensors[0]", operands[0]), ("tensors[1]", operands[1]))
+
+
+@rule("aten.embedding_bag.padding_idx", "aten.embedding_bag.default")
+def embedding_bag(call: Call) -> list[Arrays]:
+    """Rows of a table, reduced bag by bag; where the largest lie is told for each feature."""
+    weight, others = call.value("weight"), ("indices", "offsets", "per_sample_weights")
+    call.pin(weight.on(0), "rows of an embedding are looked up by number")
+    given = (v for n in others if isinstance(v := call.get(n), Value))
+    call.pin((a for v in given for a in v.arrays), "used as indices")
+    arrays = tuple(a for a in weight.arrays if 0 not in a.axes)
+    places = tuple(LabelArray(a.ids, False) for a in arrays)
+    return [arrays, *(places if o.rank == 2 and o.shape == call.out.shape else () for o in call.outputs[1:])]
 
 
 @rule("aten.embedding.default")

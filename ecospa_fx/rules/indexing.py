@@ -190,11 +190,26 @@ def index_select(call: Call) -> Arrays:
     return arrays
 
 
-@rule("aten.index_copy.default", "aten.index_add.default")
+@rule("aten.index_copy.default", "aten.index_add.default", "aten.index_reduce.default")
 def index_copy(call: Call) -> Arrays:
     """Slices of ``source`` go to places of one axis by number."""
     call.pin(call.value("index").arrays, "used as indices")
     return _along(call, ("self", "source"), both)
+
+
+@rule("aten.segment_reduce.default")
+def segment_reduce(call: Call) -> Arrays:
+    """Runs of one axis are reduced; empty ones give the initial value."""
+    zero = call.args["reduce"] == "sum" and not call.get("initial")
+    return spared(call, call.value("data"), [call.axis("axis", "data")], _BY_NUMBER, keep_zero=zero)
+
+
+@rule("aten.repeat_interleave.self_Tensor")
+def repeat_by_number(call: Call) -> Arrays:
+    """Every slice of one axis as often as a tensor says."""
+    x = call.value("self")
+    call.pin(call.value("repeats").arrays, "used as indices")
+    return spared(call, x, range(x.rank) if call.get("dim") is None else [call.axis()], _BY_NUMBER)
 
 
 @rule("aten.index_fill.int_Scalar")
@@ -210,6 +225,29 @@ def triangle(call: Call) -> Arrays:
     """Entries on one side of the diagonal of the last two axes."""
     x = call.value("self")
     return spared(call, x, (x.rank - 2, x.rank - 1), "cut along its diagonal")
+
+
+@rule("aten.rot90.default")
+def rot90(call: Call) -> Arrays:
+    """Two axes turn; the others pass."""
+    x = call.value("self")
+    return spared(call, x, [d % x.rank for d in call.get("dims", [0, 1])], "turned along this axis")
+
+
+@rule("aten.trapezoid.dx")
+def trapezoid(call: Call) -> Arrays:
+    """A sum along one axis in which both ends count half."""
+    x, axis = call.value("y"), call.axis(of="y", default=-1)
+    arrays = spared(call, x, [axis], "neighbours along this axis meet")
+    return tuple(LabelArray(a.ids.squeeze(axis), a.zero) for a in arrays)
+
+
+@rule("aten.gradient.scalarint")
+def gradient(call: Call) -> list[Arrays]:
+    """Central differences along one axis or along each."""
+    x, dim = call.value("self"), call.get("dim")
+    axes = range(x.rank) if dim is None else [dim % x.rank]
+    return [spared(call, x, axes, "neighbours along this axis meet")] * len(call.outputs)
 
 
 @rule("aten.diff.default")

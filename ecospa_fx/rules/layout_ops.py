@@ -41,7 +41,7 @@ def drop(call: Call, axis: int, at: int, output: int = 0, name: str = "self") ->
     return rearrange(rest, lambda ids: np.take(ids, at if ids.shape[axis] > 1 else 0, axis))
 
 
-@rule("aten.transpose.int", "aten.swapaxes.default")
+@rule("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default")
 def transpose(call: Call) -> Arrays:
     """Two axes change places."""
     a = call.axis("dim0" if "dim0" in call.args else "axis0")
@@ -57,9 +57,9 @@ def permute(call: Call) -> Arrays:
     return rearrange(call.value("self").arrays, lambda ids: ids.transpose(order))
 
 
-@rule("aten.movedim.int", "aten.moveaxis.int")
+@rule("aten.movedim.int", "aten.moveaxis.int", "aten.movedim.intlist", "aten.moveaxis.intlist")
 def movedim(call: Call) -> Arrays:
-    """One axis moves."""
+    """Axes move."""
     return rearrange(
         call.value("self").arrays, lambda ids: np.moveaxis(ids, call.args["source"], call.args["destination"])
     )
@@ -166,6 +166,9 @@ def unbind(call: Call) -> list[Arrays]:
     return [drop(call, axis, i, output=i) for i in range(call.value("self").shape[axis])]
 
 
+_SPLITS = {"hsplit": 1, "vsplit": 0, "dsplit": 2}
+
+
 @rule(
     "aten.split_with_sizes.default",
     "aten.split.Tensor",
@@ -173,10 +176,21 @@ def unbind(call: Call) -> list[Arrays]:
     "aten.split.sizes",
     "aten.tensor_split.sections",
     "aten.split_with_sizes_copy.default",
+    "aten.tensor_split.indices",
+    "aten.unsafe_chunk.default",
+    "aten.unsafe_split.Tensor",
+    "aten.unsafe_split_with_sizes.default",
+    "aten.hsplit.int",
+    "aten.hsplit.array",
+    "aten.vsplit.int",
+    "aten.vsplit.array",
+    "aten.dsplit.int",
+    "aten.dsplit.array",
 )
 def split(call: Call) -> list[Arrays]:
     """Consecutive ranges of one axis."""
-    axis = call.axis()
+    axis = next((a for word, a in _SPLITS.items() if word in call.target), call.axis())
+    axis = min(axis, call.value("self").rank - 1)
     bounds = np.cumsum([0, *(o.shape[axis] for o in call.outputs)])
     return [pick(call, axis, np.arange(a, b), i) for i, (a, b) in enumerate(pairwise(bounds))]
 

@@ -12,6 +12,26 @@ ZeroRule = Callable[[Sequence[bool]], bool]
 Table = dict[frozenset[int], dict[int, LabelArray]]
 
 
+def both(flags: Sequence[bool]) -> bool:
+    """Sums: zero where every term is."""
+    return all(flags)
+
+
+def either(flags: Sequence[bool]) -> bool:
+    """Products: zero where any factor is."""
+    return any(flags)
+
+
+def first(flags: Sequence[bool]) -> bool:
+    """Quotients: zero where the numerator is."""
+    return flags[0]
+
+
+def neither(flags: Sequence[bool]) -> bool:
+    """Functions that do not map zero to zero."""
+    return False
+
+
 def meet(
     call: Call, shape: Sequence[int], operands: Sequence[Operand], zero: ZeroRule, gather: bool = True
 ) -> Arrays:
@@ -121,26 +141,6 @@ def _outer(table: Table, axes: frozenset[int], i: int) -> frozenset[int]:
     return frozenset().union(*(c for c in table if c < axes and i in table[c]))
 
 
-def both(flags: Sequence[bool]) -> bool:
-    """Sums: zero where every term is."""
-    return all(flags)
-
-
-def either(flags: Sequence[bool]) -> bool:
-    """Products: zero where any factor is."""
-    return any(flags)
-
-
-def first(flags: Sequence[bool]) -> bool:
-    """Quotients: zero where the numerator is."""
-    return flags[0]
-
-
-def neither(flags: Sequence[bool]) -> bool:
-    """Functions that do not map zero to zero."""
-    return False
-
-
 def reduce_arrays(call: Call, arrays: Arrays, axes: set[int], keep: bool = False) -> Arrays:
     """Sum over ``axes``: arrays that cover them vanish, if dead entries add nothing.
 
@@ -170,7 +170,9 @@ def _agreeing(call: Call, array: LabelArray, axes: set[int], arrays: Arrays) -> 
     return LabelArray(ids, array.zero)
 
 
-def contract(call: Call, spec: str, a: tuple[str, Value], b: tuple[str, Value]) -> Arrays:
+def contract(
+    call: Call, spec: str, a: tuple[str, Value], b: tuple[str, Value], zero: ZeroRule = either
+) -> Arrays:
     """A sum of products, such as ``"...i,oi->...o"`` (einsum notation).
 
     Args:
@@ -178,6 +180,7 @@ def contract(call: Call, spec: str, a: tuple[str, Value], b: tuple[str, Value]) 
         spec: the contraction; every index is one letter, ``...`` stands for leading axes.
         a: name and value of the first operand.
         b: name and value of the second.
+        zero: whether a term is zero, from whether each factor is; for sums of something else than products.
 
     Returns:
         The label arrays of the output.
@@ -193,7 +196,7 @@ def contract(call: Call, spec: str, a: tuple[str, Value], b: tuple[str, Value]) 
         operands.append((name, value, tuple(where[c] for c in names)))
     summed = {where[c] for c in letters if c not in out}
     _tag_contraction(call, operands, summed, {where[c] for c in set(ins[0]) & set(ins[1])})
-    arrays = meet(call, shape, operands, either, gather=False)
+    arrays = meet(call, shape, operands, zero, gather=False)
     return reduce_arrays(call, arrays, summed)
 
 

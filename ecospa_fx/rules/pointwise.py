@@ -73,7 +73,7 @@ def exponential(call: Call) -> Arrays:
     return pointwise(call, ("self", "exponent"), neither)
 
 
-@rule("aten.pow.Tensor_Scalar")
+@rule("aten.pow.Tensor_Scalar", "aten.float_power.Tensor_Scalar")
 def power(call: Call) -> Arrays:
     """Positive powers keep zero."""
     exponent = call.get("exponent")
@@ -110,6 +110,8 @@ def mul(call: Call) -> Arrays:
     "aten.remainder.Tensor",
     "aten.fmod.Tensor",
     "aten.atan2.default",
+    "aten.xlogy.Tensor",
+    "aten.ldexp.Tensor",
 )
 def div(call: Call) -> Arrays:
     """A quotient: zero where the numerator is; the denominator must not vanish."""
@@ -153,6 +155,8 @@ def extremum(call: Call) -> Arrays:
     "aten.clamp_min.Tensor",
     "aten.clamp_max.Tensor",
     "aten.polar.default",
+    "aten.logaddexp.default",
+    "aten.logaddexp2.default",
 )
 def compare(call: Call) -> Arrays:
     """Entry by entry, with no promise about zero."""
@@ -189,6 +193,14 @@ def masked_fill_tensor(call: Call) -> Arrays:
 def addcmul(call: Call) -> Arrays:
     """``self + value * tensor1 * tensor2``."""
     return pointwise(call, ("self", "tensor1", "tensor2"), lambda f: f[0] and (f[1] or f[2]))
+
+
+@rule("aten.addcdiv.default")
+def addcdiv(call: Call) -> Arrays:
+    """``self + value * tensor1 / tensor2``; the denominator must not vanish."""
+    below = call.value("tensor2")
+    call.pin((a for a in below.arrays if a.zero), "division by an entry that removal makes zero")
+    return pointwise(call, ("self", "tensor1", "tensor2"), lambda f: f[0] and f[1])
 
 
 @rule("aten.lerp.Tensor")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ecospa_fx import ops
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import LabelArray, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import meet, reduce_arrays
+from ecospa_fx.rules.meet import both, meet, reduce_arrays
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -88,6 +89,64 @@ def _dense_var(site: Site) -> None:
         site.result = site.emit(ops.var, site.node("self"), axes, correction, keepdim, _dense(site, axes))
 
 
+def _dense_spread(site: Site) -> None:
+    """A standard deviation, alone or with the mean; or a variance with the mean."""
+    axes = axes_of(site.call)
+    if not _shrinks(site, axes):
+        return
+    _dense_var(site)
+    spread = site.result
+    if "std" in site.call.target:
+        spread = site.emit(torch.ops.aten.sqrt.default, spread)
+    if "_mean" not in site.call.target:
+        site.result = spread
+        return
+    keepdim = site.args.get("keepdim", False)
+    site.result = (spread, site.emit(ops.mean, site.node("self"), axes, keepdim, None, _dense(site, axes)))
+
+
+@rule(
+    "aten.std.dim",
+    "aten.std.correction",
+    "aten.std_mean.dim",
+    "aten.std_mean.correction",
+    "aten.var_mean.dim",
+    "aten.var_mean.correction",
+    rewrite=_dense_spread,
+)
+def spread(call: Call) -> Arrays | list[Arrays]:
+    """Dead entries are zeros among the others."""
+    arrays = _reduce(call)
+    return [arrays, arrays] if len(call.outputs) > 1 else arrays
+
+
+@rule("aten.renorm.default")
+def renorm(call: Call) -> Arrays:
+    """Slices that are too long are scaled down; dead entries add nothing to their lengths."""
+    x = call.value("self")
+    zero = call.args["p"] > 0
+    call.pin((a for a in x.arrays if not (zero and a.zero)), "normalised, but not zero where removed")
+    return x.arrays
+
+
+@rule("aten.dist.default")
+def dist(call: Call) -> Arrays:
+    """The norm of a difference."""
+    rank = max(call.value(n).rank for n in ("self", "other"))
+    operands = [(n, v := call.value(n), tuple(range(rank - v.rank, rank))) for n in ("self", "other")]
+    shape = [max(v.shape[-k] if v.rank >= k else 1 for _, v, _ in operands) for k in range(rank, 0, -1)]
+    arrays = meet(call, shape, operands, both)
+    if not call.get("p", 2) > 0:
+        call.pin(arrays, "a norm that counts zeros")
+    return reduce_arrays(call, arrays, set(range(rank)))
+
+
+@rule("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def count_nonzero(call: Call) -> Arrays:
+    """Dead entries do not count."""
+    return _reduce(call)
+
+
 @rule("aten.var.dim", "aten.var.correction", rewrite=_dense_var)
 def variance(call: Call) -> Arrays:
     """Dead entries are zeros among the others."""
@@ -117,14 +176,19 @@ def variance(call: Call) -> Arrays:
     "aten.cummax.default",
     "aten.cummin.default",
     "aten.max.default",
+    "aten.kthvalue.default",
+    "aten.mode.default",
+    "aten.nanmedian.dim",
+    "aten.quantile.scalar",
+    "aten.nanquantile.scalar",
+    "aten.nanmean.default",
     "aten.min.default",
 )
 def ordered(call: Call) -> Arrays | list[Arrays]:
     """Every entry along the axis matters; other axes pass."""
     x = call.value("self")
-    everywhere = call.get("dim") is None and not call.target.startswith(
-        ("aten.topk", "aten.sort", "aten.argsort")
-    )
+    last = ("aten.topk", "aten.sort", "aten.argsort", "aten.kthvalue", "aten.mode")
+    everywhere = call.get("dim") is None and not call.target.startswith(last)
     axes = (
         list(range(x.rank)) if everywhere else axes_of(call) if call.get("dim") is not None else [x.rank - 1]
     )

@@ -42,6 +42,11 @@ SAME = [
     "abs",
     "square",
     "sqrt",
+    "sgn",
+    "frac",
+    "angle",
+    "absolute",
+    "rad2deg",
 ]
 ACTIVATIONS = [
     "relu",
@@ -67,6 +72,11 @@ ACTIVATIONS = [
     "hardshrink",
     "softshrink",
     "erfinv",
+    "rrelu",
+    "atanh",
+    "asin",
+    "special_i1",
+    "special_i1e",
 ]
 NOT_ZERO = [
     "sigmoid",
@@ -109,8 +119,13 @@ NOT_ZERO = [
     "remainder.Scalar",
     "fmod.Scalar",
     "bitwise_and.Scalar",
+    "sinc",
+    "special_i0",
+    "special_i0e",
+    "special_erfcx",
+    "special_ndtr",
 ]
-SINGULAR = ["rsqrt", "reciprocal", "log", "log2", "log10", "digamma", "lgamma"]
+SINGULAR = ["rsqrt", "reciprocal", "log", "log2", "log10", "digamma", "lgamma", "logit"]
 
 
 def names(words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ecospa_fx.labels import Ids, LabelArray, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
+from ecospa_fx.rules.meet import first, meet
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -64,11 +66,25 @@ def window(call: Call) -> Arrays:
     "aten.max_pool3d_with_indices.default",
     "aten.adaptive_max_pool1d.default",
     "aten.adaptive_max_pool2d.default",
+    "aten.adaptive_max_pool3d.default",
+    "aten.max_pool1d_with_indices.default",
 )
 def window_with_places(call: Call) -> list[Arrays]:
     """Maxima, and where they lie."""
     arrays = _positions(call, _spatial(call.target))
     return [arrays, tuple(LabelArray(a.ids, False) for a in arrays)]
+
+
+@rule("aten.max_unpool2d.default", "aten.max_unpool3d.default")
+def unpool(call: Call) -> Arrays:
+    """Maxima go back to where they lay, channel by channel."""
+    count, operands = _spatial(call.target), []
+    for name in ("self", "indices"):
+        x = call.value(name)
+        free = spared(call, x, range(x.rank - count, x.rank), "mixed by a window of positions")
+        operands.append((name, replace(x, arrays=free), tuple(range(x.rank))))
+    lead = call.out.shape[: call.out.rank - count]
+    return meet(call, [*lead, *[1] * count], operands, first)
 
 
 @rule("aten.grid_sampler.default", "aten.grid_sampler_2d.default", "aten.grid_sampler_3d.default")

@@ -36,6 +36,14 @@ SAMPLES = {
         sample(activation(2, 12, 3, on=1), 4, rolls=False),
         sample(activation(2, 6, 7, on=2), 6, frozen=True),
     ),
+    "aten.instance_norm.default": (
+        sample(X, weight(6), weight(6), None, None, True, 0.1, 1e-5, True),
+        sample(X, None, None, None, None, True, 0.1, 1e-5, True),
+        sample(SHIFTED, None, None, MEAN, SPREAD, False, 0.1, 1e-5, True),
+        sample(X, None, None, MEAN, SPREAD, True, 0.1, 1e-5, True, frozen=True),
+        sample(activation(2, 6, 7, on=2), None, None, None, None, True, 0.1, 1e-5, True, frozen=True),
+    ),
+    "aten.channel_shuffle.default": (sample(X, 3), sample(activation(2, 6, 7, on=2), 2)),
     "aten._weight_norm.default": (
         sample(weight(4, 5, 3), weight(1, 1, 3), 2),
         sample(weight(4, 5), weight(4, 1), 0),

@@ -1,5 +1,7 @@
 """Sample calls of sums of products: linear layers, matrix products, attention."""
 
+import torch
+
 from ecospa_fx.testing import activation, constant, index, sample, truth, weight
 
 X = activation(2, 7, 5, on=2)
@@ -47,6 +49,51 @@ SAMPLES = {
     "aten.mv.default": (sample(weight(7, 5), weight(5)),),
     "aten.dot.default": (sample(weight(5), weight(5)),),
     "aten.outer.default": (sample(weight(5), weight(4)),),
+    "aten.vdot.default": (sample(weight(5), weight(5)),),
+    "aten.inner.default": (sample(X, weight(4, 5)), sample(weight(5), weight(5))),
+    "aten.tensordot.default": (
+        sample(X, weight(4, 5), [2], [1]),
+        sample(activation(2, 3, 5, on=2), weight(5, 3), [2, 1], [0, 1]),
+    ),
+    "aten.bilinear.default": (
+        sample(X, X, weight(4, 5, 5), weight(4)),
+        sample(X, activation(2, 7, 3, on=2), weight(4, 5, 3)),
+    ),
+    "aten.linalg_vecdot.default": (
+        sample(X, X),
+        sample(X, activation(2, 1, 5, on=2)),
+        sample(X, X, dim=1),
+        sample(X, weight(5)),
+    ),
+    "aten.cosine_similarity.default": (
+        sample(X, X, -1),
+        sample(X, activation(2, 1, 5, on=2), -1),
+        sample(X, X, 1),
+        sample(X, activation(2, 7, 5), -1, frozen=True),
+    ),
+    "aten.cdist.default": (
+        sample(X, activation(2, 3, 5, on=2)),
+        sample(X, activation(2, 3, 5, on=2), 1.0),
+        sample(X, weight(4, 5), rolls=False),
+        sample(X, activation(2, 3, 5, on=2), 0.0, frozen=True),
+    ),
+    "aten._cdist_forward.default": (sample(X, activation(2, 3, 5, on=2), 2.0, None),),
+    "aten.pairwise_distance.default": (
+        sample(X, X, frozen=True),
+        sample(activation(2, 7, 5, on=1), activation(2, 7, 5, on=1)),
+        sample(activation(2, 7, 5, on=1), activation(2, 7, 5, on=1), keepdim=True),
+    ),
+    "aten.addmv.default": (sample(weight(7), weight(7, 5), weight(5)),),
+    "aten.addr.default": (sample(weight(7, 5), weight(7), weight(5)),),
+    "aten.linalg_multi_dot.default": (
+        sample([weight(4, 5), weight(5, 3), weight(3, 2)]),
+        sample([weight(5), weight(5, 3), weight(3)]),
+    ),
+    "aten.embedding_bag.padding_idx": tuple(
+        sample(weight(9, 5), index(7, high=9), torch.tensor([0, 3]), False, mode, False, None, False, None)
+        for mode in (0, 1, 2)
+    ),
+    "aten.embedding_bag.default": (sample(weight(9, 5), index(7, high=9), torch.tensor([0, 3])),),
     "aten.matmul.default": MATMUL,
     "aten.linear.default": (
         sample(X, weight(4, 5)),

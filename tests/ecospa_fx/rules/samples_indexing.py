@@ -61,5 +61,22 @@ SAMPLES = {
     "aten.index_fill.int_Scalar": (sample(X, 0, UNIQUE, 0), sample(X, 0, UNIQUE, 2)),
     "aten.tril.default": (sample(activation(2, 3, 7, 7, on=1)), sample(X, frozen=True)),
     "aten.triu.default": (sample(activation(2, 3, 7, 7, on=1)),),
+    "aten.index_reduce.default": (
+        sample(X, 0, UNIQUE, activation(3, 7, 5, on=2), "mean"),
+        sample(X, 2, UNIQUE, activation(4, 7, 3), "amax", frozen=True),
+    ),
+    "aten.segment_reduce.default": (
+        sample(X, "sum", lengths=torch.tensor([1, 3])),
+        sample(X, "max", lengths=torch.tensor([1, 3])),
+        sample(activation(4, 7, on=0), "sum", lengths=torch.tensor([1, 3]), frozen=True),
+    ),
+    "aten.repeat_interleave.self_Tensor": (
+        sample(X, torch.tensor([1, 0, 2, 1]), 0),
+        sample(X, torch.tensor([1, 0, 2, 1, 1]), 2, frozen=True),
+        sample(weight(5), torch.tensor([1, 0, 2, 1, 1]), frozen=True),
+    ),
+    "aten.rot90.default": (sample(X, 1, [0, 1]), sample(X, 1, [0, 2], frozen=True)),
+    "aten.trapezoid.dx": (sample(X, dim=1), sample(X, frozen=True)),
+    "aten.gradient.scalarint": (sample(X, dim=1), sample(X, dim=2, frozen=True), sample(X, frozen=True)),
     "aten.diff.default": (sample(X, 1, 1), sample(X, frozen=True)),
 }

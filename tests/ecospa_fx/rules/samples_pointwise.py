@@ -44,9 +44,19 @@ SAMPLES = {
     ),
     **each("_conj imag", sample(COMPLEX)),
     **each(
-        "neg negative positive sign nan_to_num floor ceil round trunc real conj_physical deg2rad abs", *UNARY
+        "neg negative positive sign nan_to_num floor ceil round trunc real conj_physical abs",
+        *UNARY,
     ),
     **each("relu relu6 gelu silu mish tanh leaky_relu elu selu celu hardswish hardtanh erf sin sinh", *UNARY),
+    **each(
+        "deg2rad rad2deg absolute sgn frac angle sinc special_i1 special_i1e special_i0 special_i0e", *UNARY
+    ),
+    **each("special_erfcx special_ndtr", *UNARY),
+    **each("atanh asin", sample(activation(2, 5, on=1, low=-0.9, high=0.9))),
+    **each("rrelu", *UNARY),
+    **each(
+        "logit", sample(activation(2, 5, on=1, zero=False, low=0.1, high=0.9)), sample(POSITIVE, frozen=True)
+    ),
     **each("asinh atan tan expm1 hardshrink softshrink erfinv square zeros_like", *UNARY),
     **each(
         "sigmoid hardsigmoid exp exp2 cos cosh acos softplus log_sigmoid erfc isfinite isnan isinf", *UNARY
@@ -75,6 +85,16 @@ SAMPLES = {
         sample(X, 3.0),
         sample(POSITIVE, -0.5, frozen=True),
         sample(NONZERO, -0.5),
+    ),
+    **each("float_power.Tensor_Scalar", sample(X, 2), sample(NONZERO, -0.5)),
+    **each("xlogy.Tensor", sample(X, NONZERO), sample(X, POSITIVE, frozen=True)),
+    **each("ldexp.Tensor", sample(X, NONZERO), sample(HEADS, constant(5))),
+    **each("logaddexp logaddexp2", sample(X, NONZERO), sample(HEADS, constant(5))),
+    **each(
+        "addcdiv",
+        sample(X, X, NONZERO),
+        sample(X, constant(5), constant(5, low=0.5)),
+        sample(X, X, POSITIVE, frozen=True),
     ),
     **each(
         "pow.Tensor_Tensor",

@@ -23,6 +23,15 @@ ORDERED = (sample(X, 1), sample(X, 2, frozen=True), sample(HEADS, 2))
 ORDERED_KEEP = (*ORDERED, sample(X, 1, True))
 ORDERED_LIST = (sample(X, [1]), sample(X, [1], True), sample(X, [2], frozen=True))
 
+SPREAD = (
+    sample(X, [2]),
+    sample(X, [2], False, True),
+    sample(HEADS, [3], True, True),
+    sample(X, [1]),
+    sample(NONZERO, [2], frozen=True),
+)
+CORRECTED = (sample(X, [2], correction=0, keepdim=True), sample(X, [1], correction=1))
+
 NORM = (
     sample(X, (5,)),
     sample(X, (5,), weight(5), None, 1e-3),
@@ -71,6 +80,30 @@ SAMPLES = {
         sample(HEADS, [-1]),
         sample(X, [1], correction=1),
     ),
+    "aten.std.dim": SPREAD,
+    "aten.std_mean.dim": SPREAD,
+    "aten.var_mean.dim": SPREAD,
+    "aten.std.correction": CORRECTED,
+    "aten.std_mean.correction": CORRECTED,
+    "aten.var_mean.correction": CORRECTED,
+    "aten.count_nonzero.default": (sample(X, 2), sample(X, 1), sample(X), sample(NONZERO, frozen=True)),
+    "aten.count_nonzero.dim_IntList": (sample(X, [2]), sample(X, [1, 2])),
+    "aten.renorm.default": (
+        sample(X, 2, 1, 1.0),
+        sample(X, 2, 2, 1.0),
+        sample(NONZERO, 2, 1, 1.0, frozen=True),
+    ),
+    "aten.dist.default": (sample(X, X), sample(X, X, 1), sample(X, X, 0, frozen=True)),
+    "aten.kthvalue.default": (sample(X, 3, 1), sample(X, 3, frozen=True)),
+    "aten.mode.default": (sample(X, 1), sample(X, frozen=True)),
+    "aten.nanmedian.dim": ORDERED_KEEP,
+    "aten.quantile.scalar": (
+        sample(X, 0.3, 1),
+        sample(X, 0.3, 2, True, frozen=True),
+        sample(X, 0.3, frozen=True),
+    ),
+    "aten.nanquantile.scalar": (sample(X, 0.3, 1),),
+    "aten.nanmean.default": (sample(X, [1]), sample(X, [2], frozen=True)),
     "aten.layer_norm.default": LAYER_NORM,
     "aten.rms_norm.default": RMS_NORM,
     "aten.amax.default": ORDERED_LIST,

@@ -1,5 +1,7 @@
 """Sample calls of windows over positions: pools, resampling, padding, patches."""
 
+import torch
+
 from ecospa_fx.testing import activation, sample
 
 LINE, IMAGE, FILM = (
@@ -21,6 +23,7 @@ def resampled(name: str, rank: int, *flags: bool) -> dict:
     return {f"aten.{name}{rank}d.vec": (sample(X[rank - 1], None, *flags, [2.0] * rank),)}
 
 
+PLACES = (torch.arange(4).view(4, 1) * 12 + torch.arange(3) * 2).expand(2, 5, 4, 3).contiguous()
 GRID = activation(2, 3, 4, 2)
 
 SAMPLES = {
@@ -37,6 +40,15 @@ SAMPLES = {
     **resampled("upsample_trilinear", 3, False),
     "aten._upsample_bilinear2d_aa.vec": (sample(IMAGE, [5, 7], False, None),),
     "aten._upsample_bicubic2d_aa.vec": (sample(IMAGE, [5, 7], False, None),),
+    "aten.max_pool1d_with_indices.default": (sample(LINE, [2]),),
+    "aten.adaptive_max_pool3d.default": (sample(FILM, [2, 2, 2]),),
+    "aten.max_unpool2d.default": (
+        sample(activation(2, 5, 4, 3, on=1), PLACES, [8, 6]),
+        sample(activation(2, 5, 4, 3, on=2), PLACES, [8, 6], frozen=True),
+    ),
+    "aten.max_unpool3d.default": (
+        sample(activation(2, 5, 1, 4, 3, on=1), PLACES.unsqueeze(2), [1, 8, 6], [1, 2, 2], [0, 0, 0]),
+    ),
     "aten.max_pool2d_with_indices.default": (sample(IMAGE, [2, 2]), sample(ALONG, [2, 2], frozen=True)),
     "aten.max_pool3d_with_indices.default": (sample(FILM, [2, 2, 2]),),
     "aten.adaptive_max_pool1d.default": (sample(LINE, [3]),),

@@ -12,9 +12,11 @@ from tests.ecospa_fx.rules import (
     samples_creation,
     samples_indexing,
     samples_layout,
+    samples_matrices,
     samples_pointwise,
     samples_recurrent,
     samples_reductions,
+    samples_spectra,
     samples_windows,
     samples_writes,
 )
@@ -27,9 +29,11 @@ FAMILIES = (
     samples_creation,
     samples_indexing,
     samples_layout,
+    samples_matrices,
     samples_pointwise,
     samples_recurrent,
     samples_reductions,
+    samples_spectra,
     samples_windows,
     samples_writes,
 )
