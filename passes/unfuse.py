@@ -2,7 +2,8 @@
 
 ``qkv.view(B, S, H, 3, D)`` followed by a selection along the ``3`` puts queries, keys and values into one
 box, whose rows would have to keep equal counts. The same parts are ranges of ``[H, 3 * D]``, where each may
-keep a count of its own. This pass moves such selections in front of the view.
+keep a count of its own. This pass moves such selections in front of the view. Where the ``3`` comes last,
+``[H, D, 3]``, the parts are every third index.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def unfuse(graph: fx.Graph) -> bool:
     changed = False
     for node in list(graph.nodes):
         if target_name(node) in _VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
-            for axis in _candidates(node):
+            for axis, last in _candidates(node):
                 parts = _dispatched(node, axis)
-                if parts:
+                if parts and (not last or all(p.stop - p.start == 1 for p in parts)):
                     for part in parts:
                         _move(graph, node, axis, part)
                     changed = True
@@ -67,8 +68,8 @@ def _source(node: fx.Node) -> fx.Node:
     return source
 
 
-def _candidates(node: fx.Node) -> Iterator[int]:
-    """Output axes that a view splits off a static axis, with static axes after them."""
+def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
+    """Output axes that a view splits off a static axis, and whether none comes after them."""
     before, after = _sizes(_source(node)), _sizes(node)
     if 0 in before:
         return
@@ -76,7 +77,7 @@ def _candidates(node: fx.Node) -> Iterator[int]:
         wide = [a for a in outs if after[a] > 1]
         fixed = all(static(node.meta["val"].shape[a]) is not None for a in outs)
         if len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1 and fixed:
-            yield from wide[:-1]
+            yield from ((axis, axis == wide[-1]) for axis in wide)
 
 
 def _dispatched(node: fx.Node, axis: int) -> list[_Part]:
@@ -156,10 +157,18 @@ def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     outs = next(o for _, o in groups(_sizes(_source(view)), _sizes(view)) if axis in o)
     block = prod(int(after[a]) for a in outs if a > axis)
     rest = [n for a, n in enumerate(after) if a > axis and a not in outs]
+    whole = prod(int(after[a]) for a in outs)
     with graph.inserting_before(part.taker):
-        sizes = _symbols(graph, view, [*lead, int(after[axis]) * block, *rest])
-        wide = emit(graph, view, aten.reshape.default, _source(view), sizes)
-        piece = emit(graph, part.taker, aten.slice.Tensor, wide, axis, part.start * block, part.stop * block)
+        if block > 1 or part.stop - part.start > 1:
+            flat, at, step = [*lead, int(after[axis]) * block, *rest], axis, 1
+            start, stop = part.start * block, part.stop * block
+        else:
+            flat, at, step = [*after[: outs[0]], whole, *rest], outs[0], int(after[axis])
+            start, stop = part.start, whole
+        wide = emit(graph, view, aten.reshape.default, _source(view), _symbols(graph, view, flat))
+        piece = emit(
+            graph, part.taker, aten.slice.Tensor, wide, at, start, stop, *([step] if step > 1 else [])
+        )
         sizes = _symbols(graph, view, [*lead, part.stop - part.start, *inner])
         new = emit(graph, view, aten.reshape.default, piece, sizes)
         for step in part.path:
