@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,7 +54,23 @@ def _transformers(model: nn.Module) -> list[Any]:
     if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
     dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
-    return [utils.apply_patches("dynamo"), dynamo.reset_model_state(model), _masks_without_vmap()]
+    return [_patches_of_loaded(utils), dynamo.reset_model_state(model), _masks_without_vmap()]
+
+
+@contextlib.contextmanager
+def _patches_of_loaded(utils: Any) -> Iterator[None]:
+    """The exporter's patches, without those of models that are not loaded: it would load each of them."""
+    find: Callable[..., Any] = utils.import_dotted_path
+
+    def loaded(path: str, *args: Any, **kwargs: Any) -> Any:
+        module = ".".join(path.split(".")[:4])  # transformers.models.llama.modeling_llama
+        missing = path.startswith("transformers.models.") and module not in sys.modules
+        return None if missing else find(path, *args, **kwargs)
+
+    with contextlib.ExitStack() as stack:
+        with mock.patch.object(utils, "import_dotted_path", loaded):
+            stack.enter_context(utils.apply_patches("dynamo"))
+        yield
 
 
 def _masks_without_vmap() -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaModel
 
 import ecospa_fx
 from ecospa_fx.errors import InputError
+from ecospa_fx.passes.patches import traceable
 from ecospa_fx.testing import random_removal
 
 X = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -94,3 +98,15 @@ def test_tensors_are_as_they_were() -> None:
     table = torch.zeros(2, 2)
     table[tuple(torch.tensor([0, 1])), tuple(torch.tensor([1, 0]))] = 1.0
     assert table.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_models_of_transformers_that_are_not_loaded_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "transformers.models.nllb_moe.modeling_nllb_moe"
+    monkeypatch.delitem(sys.modules, other, raising=False)
+    model = LlamaModel(LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=3,
+                                   num_attention_heads=2))  # fmt: skip
+    kernel = functional.scaled_dot_product_attention
+    with traceable(model):
+        assert functional.scaled_dot_product_attention is not kernel
+        assert other not in sys.modules
+    assert functional.scaled_dot_product_attention is kernel
