@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,17 @@ class Executable:
         if self._shortcuts and not observed():
             return next((made for s, made in self._shortcuts if s.fits(inputs)), self)
         return self
+
+    @property
+    def has_shortcuts(self) -> bool:
+        """Whether some inputs take less work than others."""
+        return bool(self._shortcuts)
+
+    def nodes(self) -> Iterator[fx.Node]:
+        """Every node that runs, those of each block's call included."""
+        yield from self.module.graph.nodes
+        for stage in self.stages:
+            yield from stage.module.graph.nodes
 
     def arguments(self, inputs: list[Any]) -> list[Any]:
         """What the lifted graph takes: the model's tensors, the calls of blocks, then the flat inputs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -19,6 +20,7 @@ from ecospa_fx.repair import Repair, RepairSettings
 from ecospa_fx.repairing import repaired
 from ecospa_fx.report import SparsifyReport
 from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction
+from ecospa_fx.slowness import slow_graphs
 
 if TYPE_CHECKING:
     from ecospa_fx.compiled import CompiledModel
@@ -77,7 +79,8 @@ class Removing:
         )
         found = repaired(model, plan.removal, repair) if repair is not None else None
         model.carry_out(plan.removal, optimizer, found)
-        return SparsifyReport.of(plan, time.perf_counter() - started, found)
+        report = SparsifyReport.of(plan, time.perf_counter() - started, found)
+        return replace(report, slow=report.slow + slow_graphs(s.executable for s in model.signatures))
 
     def plan(
         self,

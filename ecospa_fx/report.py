@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ecospa_fx.repair import Repair
+from ecospa_fx.slowness import slow_shapes, uneven
 
 if TYPE_CHECKING:
     from ecospa_fx.plan import CoupleLoss, Plan
@@ -30,6 +31,7 @@ class SparsifyReport:
         repair: which weights were fitted to make up for what went, without their values; None without repair.
         uneven: parameters of which a width was a multiple of 8 in the dense model, has changed, and is none
             now; empty where ``round_to`` asks for such multiples.
+        slow: what may keep the smaller model from being a faster one, each with what to do about it.
     """
 
     params_before: int
@@ -40,6 +42,7 @@ class SparsifyReport:
     seconds: float
     repair: Repair | None = None
     uneven: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, seconds: float, repair: Repair | None = None) -> SparsifyReport:
@@ -53,37 +56,25 @@ class SparsifyReport:
             seconds,
             repair and replace(repair, deltas={}),
             uneven(plan),
+            slow_shapes(plan),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         repair = self.repair.to_dict() if self.repair else None
         losses = [asdict(loss) for loss in self.losses]
-        return {**asdict(self), "losses": losses, "repair": repair, "uneven": list(self.uneven)}
+        return {
+            **asdict(self),
+            "losses": losses,
+            "repair": repair,
+            "uneven": list(self.uneven),
+            "slow": list(self.slow),
+        }
 
     def __str__(self) -> str:
         repair = f"\n{self.repair}" if self.repair else ""
-        note = f"\n{_UNEVEN.format(len(self.uneven))}" if self.uneven else ""
-        return f"{loss_table(self)}{repair}{note}\nin {self.seconds:.2f} s"
-
-
-_EVEN = 8  # entries of 16 bits: the 16 bytes that tensor cores read at once
-_UNEVEN = (
-    "{} matrices have a width that is no multiple of 8 any more; on GPUs that can cost more than it saves: "
-    "round_to=8"
-)
-
-
-def uneven(plan: Plan) -> tuple[str, ...]:
-    """Matrices of which a plan makes a width odd that was a multiple of 8 (see :class:`SparsifyReport`)."""
-    if plan.settings.round_to % _EVEN == 0:
-        return ()
-    removal, found = plan.removal, []
-    for name, dense in removal.shapes.items():
-        sizes = list(zip(dense, removal.shape(name, dense), strict=True)) if len(dense) > 1 else []
-        if any(new != old and new % _EVEN and not old % _EVEN for old, new in sizes):
-            found.append(name)
-    return tuple(found)
+        notes = "".join(f"\n{note}" for note in self.slow)
+        return f"{loss_table(self)}{repair}{notes}\nin {self.seconds:.2f} s"
 
 
 def loss_table(result: Plan | SparsifyReport) -> str:

@@ -118,4 +118,6 @@ def _check_optimizers(theirs: Sequence[Any], ours: Sequence[Any]) -> None:
 
 def _report(data: Mapping[str, Any]) -> SparsifyReport:
     losses = tuple(CoupleLoss(**loss) for loss in data["losses"])
-    return SparsifyReport(**{**data, "losses": losses, "uneven": tuple(data["uneven"])})
+    return SparsifyReport(
+        **{**data, "losses": losses, "uneven": tuple(data["uneven"]), "slow": tuple(data.get("slow", ()))}
+    )

@@ -53,5 +53,7 @@ def _dense(
 
 
 def _stand_in(p: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    if len(shape) > 2 and dtype.itemsize == 2:  # grouped products look at strides
+        return nn.Parameter(torch.zeros(shape, dtype=dtype, device=p.device), p.requires_grad)
     zero = torch.zeros((), dtype=dtype, device=p.device)
     return nn.Parameter(zero.expand(shape), requires_grad=p.requires_grad)
