@@ -88,7 +88,26 @@ def call_masked(
     """
     wide = {name: widen(p, name, shapes[name], removal) for name, p in state.items()}
     args, kwargs = unbind(fresh(inputs))
-    return functional_call(model, wide, tuple(args), kwargs)
+    return functional_call(model, at_every_place(model, wide), tuple(args), kwargs, tie_weights=False)
+
+
+def at_every_place(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by the name of each place that holds a parameter.
+
+    ``functional_call`` ties weights by names, of which a module that stands in several places has several:
+    what it puts back last is then what it has put there itself.
+
+    Args:
+        model: the module.
+        state: tensors by the first name of each parameter.
+    """
+    by_parameter = {id(p): state[n] for n, p in model.named_parameters() if n in state}
+    places = (
+        (f"{path}.{leaf}".lstrip("."), p)
+        for path, module in model.named_modules()
+        for leaf, p in module._parameters.items()
+    )
+    return {name: by_parameter[id(p)] for name, p in places if id(p) in by_parameter}
 
 
 def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:

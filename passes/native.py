@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ecospa_fx.config_fields import spoken
 from ecospa_fx.errors import NativeError
-from ecospa_fx.masked import floats, fresh, largest
+from ecospa_fx.masked import at_every_place, floats, fresh, largest
 from ecospa_fx.modes import modes_kept
 from ecospa_fx.passes.check import tolerance
 from ecospa_fx.passes.say import Say, shapes_of
@@ -117,7 +117,8 @@ def _unequal(compiled: CompiledModel, model: nn.Module, gains: Weights) -> str:
 def _outputs(model: nn.Module, weights: Weights, compiled: CompiledModel) -> list[torch.Tensor]:
     named = compiled.signatures.first(compiled.removal).inputs
     args, kwargs = unbind(fresh(compiled.signatures.compared(named, compiled.removal)[0]))
-    return floats(functional_call(model, weights, tuple(args), kwargs))
+    state = at_every_place(model, weights)
+    return floats(functional_call(model, state, tuple(args), kwargs, tie_weights=False))
 
 
 def _of_unit_gain(model: nn.Module) -> Weights:

@@ -37,6 +37,17 @@ def test_the_original_code_runs_on_masked_tensors() -> None:
     assert torch.allclose(found, expected)
 
 
+def test_a_module_in_two_places_keeps_its_own_parameters() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU())
+    model.append(model[0])
+    model.append(nn.Linear(3, 3, bias=False))
+    model[3].weight = model[0].weight
+    x, half = torch.randn(2, 3), {"0.weight": model[0].weight.detach() / 2}
+    with untouched(model):
+        found = call_masked(model, half, Removal({}, {}), {"0.weight": (3, 3)}, {"input": x})
+    assert torch.allclose(found, model(x) / 8)
+
+
 INF, NAN = math.inf, math.nan
 PAIRS: dict[str, tuple[list[float], list[float], tuple[float, float]]] = {
     "equal": ([1, -2], [1, -2], (0, 0)),
