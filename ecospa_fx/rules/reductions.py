@@ -42,14 +42,25 @@ def _dense(site: Site, axes: Sequence[int]) -> int:
     return int(np.prod([value.shape[a] for a in axes]))
 
 
+def _share(site: Site, axes: Sequence[int], name: str = "self") -> float:
+    """How much of the axes is left: what a mean over them is too large by."""
+    layout = site.layout(name)
+    return float(np.prod([layout.shape[a] / layout.dense[a] for a in axes]))
+
+
 def _shrinks(site: Site, axes: Sequence[int]) -> bool:
     return any(site.layout("self").changed(a) for a in axes)
 
 
 def _dense_mean(site: Site) -> None:
     axes = axes_of(site.call)
-    if _shrinks(site, axes):
-        keepdim, dtype = site.args.get("keepdim", False), site.args.get("dtype")
+    if not _shrinks(site, axes):
+        return
+    keepdim, dtype = site.args.get("keepdim", False), site.args.get("dtype")
+    if any(site.call.value("self").symbolic[a] for a in axes):
+        mean = site.emit(torch.ops.aten.mean.dim, site.node("self"), axes, keepdim, dtype=dtype)
+        site.result = site.emit(torch.ops.aten.mul.Tensor, mean, _share(site, axes))
+    else:
         site.result = site.emit(ops.mean, site.node("self"), axes, keepdim, dtype, _dense(site, axes))
 
 

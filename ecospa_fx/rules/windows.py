@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,12 +98,35 @@ def grid_sampler(call: Call) -> Arrays:
 
 @rule("aten.pad.default", "aten.constant_pad_nd.default")
 def pad(call: Call) -> Arrays:
-    """Padded axes stay; the others pass."""
-    x = call.value("self")
+    """What is added to an axis stays; what was there passes, unless it is repeated or cut."""
+    x, amounts = call.value("self"), call.args["pad"]
+    padded = {x.rank - 1 - i // 2 for i, n in enumerate(amounts) if n != 0}
+    added = call.get("mode", "constant") == "constant"
+    if not added or min(amounts) < 0 or any(x.symbolic[a] for a in padded):
+        keeps_zero = not added or not call.get("value")
+        return spared(call, x, padded, "padded along this axis", keeps_zero)
+    wide = tuple(LabelArray(_extended(call, a.ids), a.zero and not call.get("value")) for a in x.arrays)
+    for coarse, fine in permutations(wide, 2):
+        if coarse.axes < fine.axes:
+            call.space.imply(coarse.ids, fine.ids)  # what is added keeps the head that it is added to
+    return wide
+
+
+def _extended(call: Call, ids: Ids) -> Ids:
+    """Labels with new ones around them, which stay."""
     amounts = call.args["pad"]
-    padded = [x.rank - 1 - i // 2 for i, n in enumerate(amounts) if n != 0]
-    keeps_zero = call.get("mode", "constant") != "constant" or not call.get("value")
-    return spared(call, x, padded, "padded along this axis", keeps_zero)
+    for i in range(0, len(amounts), 2):
+        axis = ids.ndim - 1 - i // 2
+        if ids.shape[axis] > 1:
+            around = [_added(call, ids, axis, n) for n in amounts[i : i + 2]]
+            ids = np.concatenate([around[0], ids, around[1]], axis)
+    return ids
+
+
+def _added(call: Call, ids: Ids, axis: int, count: int) -> Ids:
+    fresh = call.space.fresh([count if a == axis else n for a, n in enumerate(ids.shape)])
+    call.pin([LabelArray(fresh, zero=False)], "added by padding")
+    return fresh
 
 
 @rule("aten.unfold.default")

@@ -51,7 +51,7 @@ LAYER_NORM = (
 RMS_NORM = tuple(sample(*each.args[:3], *each.args[4:], frozen=each.frozen) for each in NORM)
 
 SAMPLES = {
-    "aten.mean.dim": REDUCE,
+    "aten.mean.dim": (*REDUCE, sample(activation(2, 7, 5, on=2, symbolic=(0,)), [0, 2])),
     "aten.mean.default": ALL,
     "aten.sum.dim_IntList": REDUCE,
     "aten.sum.default": ALL,
