@@ -21,7 +21,7 @@ from ecospa_fx.labels import Nature, Value
 from ecospa_fx.masked import floats
 from ecospa_fx.testing import random_removal
 
-EXACT, UPCAST = 1e-8, 1e-4
+EXACT, UPCAST = 1e-9, 1e-4
 ROUNDS = 2
 
 

@@ -21,6 +21,12 @@ GIVEN = (
     "the model returns this axis",
     "rows of an embedding are looked up by number",
     "a convolution's window",
+    "one index of an axis stands alone",
+    "looked up by coordinates",
+    "mixed by a Fourier transform",
+    "added by padding",
+    "a piece without labels is concatenated here",
+    "a matrix is solved or decomposed as a whole",
     "no second weight depends on it",
     "meets an activation without labels on this axis",
 )

@@ -138,7 +138,7 @@ eager forward runs, and checks each ({count} here, {environment}):
 - *coupled*: couples were found; *nothing held*: no axis is frozen for a reason that its math does not give;
 - *equal to masked*: half of the units of every couple removed at random, twice, with an optimizer step
   before, between and after; each time outputs and gradients equal those of the masked model in float64 (to
-  1e-8 relative; 1e-4 where the model itself computes in float32);
+  1e-9 relative; 1e-4 where the model itself computes in float32);
 - *works*: all of it."""
 
 _COMPARISON = """\
