@@ -100,7 +100,7 @@ def _captured(model: nn.Module, way: Way, repeats: Repeats | None) -> tuple[Prog
     with quiet():
         with repeats.replacing() if repeats else contextlib.nullcontext():
             exported, unrolled = _export(model, inputs, way)
-        program = from_exported(exported, model, repeats, way.followed)
+            program = from_exported(exported, model, repeats, way.followed)
         _note_inputs(program, [inputs[name] for name in way.fixed])
     return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
 

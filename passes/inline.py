@@ -98,8 +98,9 @@ def _check_alone(piece: _Piece, markers: Collection[fx.Node]) -> None:
     if not inside.issuperset(piece.outputs):
         raise UnevenError(f"{name} returns what it has not computed")
     for node in piece.nodes:
-        if node.op != "call_function" or node.target in (ENTER, LEAVE, REPEAT) or writes(node):
-            raise UnevenError(f"{name} writes to tensors, or calls another block")
+        foreign = writes(node) and _written(node, inside) not in inside
+        if node.op != "call_function" or node.target in (ENTER, LEAVE, REPEAT) or foreign:
+            raise UnevenError(f"{name} writes to what it has not made, or calls another block")
         taken = [a for a in node.all_input_nodes if a not in inside and a not in piece.inputs]
         if not all(a.op == "get_attr" or _is_number(a) for a in taken):
             raise UnevenError(f"{name} reads what is not among its arguments")
@@ -107,6 +108,17 @@ def _check_alone(piece: _Piece, markers: Collection[fx.Node]) -> None:
             raise UnevenError(f"{name} gives more to the outside than it returns")
         if free_unbacked_symbols(node.meta.get("val")):
             raise UnevenError(f"{name} has sizes that depend on data")
+
+
+def _written(node: fx.Node, inside: Collection[fx.Node]) -> Any:
+    """What made the memory that an operator writes to, as far as it lies in the piece."""
+    made: Any = node.args[0]
+    while isinstance(made, fx.Node) and made in inside:
+        schema = getattr(made.target, "_schema", None)
+        if schema is not None and not any(r.alias_info for r in schema.returns):
+            return made
+        made = made.args[0] if made.args else None  # a view, or what may be one
+    return None
 
 
 def _is_number(node: fx.Node) -> bool:

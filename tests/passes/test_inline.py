@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ecospa_fx.passes.capture import _export, from_exported
+from ecospa_fx.executable import Executable
+from ecospa_fx.passes.capture import _export, capture, from_exported
 from ecospa_fx.passes.inline import inline
 from ecospa_fx.passes.normalise import normalise
 from ecospa_fx.passes.once import Repeats
@@ -119,9 +120,33 @@ def test_values_that_are_no_results_are_refused() -> None:
         damaged(change)
 
 
-def test_writes_are_refused() -> None:
+def test_writes_to_what_comes_from_outside_are_refused() -> None:
     def change(graph: torch.fx.Graph, linear: list[torch.fx.Node]) -> None:
-        next(iter(linear[2].users)).target = torch.ops.aten.tanh_.default
+        tanh = next(iter(linear[2].users))
+        with graph.inserting_before(tanh):
+            view = graph.call_function(torch.ops.aten.view.default, (linear[2].args[0], [-1]))
+        view.meta = dict(tanh.meta)
+        tanh.target, tanh.args = torch.ops.aten.tanh_.default, (view,)
 
-    with pytest.raises(UnevenError, match=r"layers\.2 writes to tensors"):
+    with pytest.raises(UnevenError, match=r"layers\.2 writes to what it has not made"):
         damaged(change)
+
+
+class Inside(Unit):
+    """Writes to a tensor of its own, through a view."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Inside.calls += 1
+        y = self.inner(x)
+        y[..., 0].mul_(0.5)
+        return y + x
+
+
+def test_writes_to_what_a_call_has_made_are_repeated() -> None:
+    model = Row(Inside)
+    program = capture(model, {"x": X})
+    assert Inside.calls == DEPTH - 1
+    found = Executable(program.graph, program.constants, model)([X])
+    assert torch.equal(found[0], model(X))
