@@ -85,7 +85,7 @@ def held(condition: bool, source: str) -> None:
         "forward a branch that torch.where can take"
     )
     if torch.compiler.is_compiling():
-        torch._check(condition, lambda: message)
+        torch._check(condition, lambda: message)  # type: ignore[no-untyped-call]
     elif not condition:
         raise InputError(message)
 

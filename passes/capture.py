@@ -22,7 +22,7 @@ from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.inline import inline
 from ecospa_fx.passes.kernels import unmasked
-from ecospa_fx.passes.normalise import normalise, writes_through_views
+from ecospa_fx.passes.normalise import functional, normalise
 from ecospa_fx.passes.once import Repeats, canonical_names
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
@@ -254,9 +254,7 @@ def from_exported(
     Raises:
         UnevenError: calls that were taken to be alike are not.
     """
-    if writes_through_views(exported.graph):
-        exported = exported.run_decompositions({})  # functional form: every write makes a new value
-    unlifted = exported.module(check_guards=False)
+    unlifted = functional(exported).module(check_guards=False)
     constants: dict[str, torch.Tensor] = {}
     owner = model if model is not None else unlifted
     aliases = canonical_names(owner)

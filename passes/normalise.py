@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from ecospa_fx import ops
 from ecospa_fx.diagnosis import source_line
@@ -133,9 +135,35 @@ def _inline(
 
 
 def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    if not isinstance(node.meta.get("val"), torch.Tensor):
+        return node
     detached = graph.call_function(torch.ops.aten.detach.default, (node,))
     detached.meta = dict(node.meta)
     return detached
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """The program in which every write makes a new value, where memory is read under several names."""
+    if not writes_through_views(exported.graph):
+        return exported
+    _detach_regions(exported.graph_module)
+    return exported.run_decompositions({})  # type: ignore[no-any-return]
+
+
+def _detach_regions(module: fx.GraphModule) -> None:
+    """Write down, in place, that nothing is learnt through regions without gradients.
+
+    Decompositions take the regions apart, and would let gradients pass.
+    """
+    for part in [m for m in module.modules() if isinstance(m, fx.GraphModule)]:
+        for node in part.graph.nodes:
+            region = _region(part, node)
+            if region is None or node.args[0] is not False or "grad" not in str(node.target):
+                continue
+            out = region.graph.output_node()
+            with region.graph.inserting_before(out):
+                out.args = (fx.map_arg(out.args[0], partial(_detached, region.graph)),)
+            region.recompile()
 
 
 def writes_through_views(graph: fx.Graph) -> bool:
@@ -158,5 +186,32 @@ def _shared_target(node: fx.Node) -> bool:
     if not isinstance(written, fx.Node) or written.op == "placeholder":
         return isinstance(written, fx.Node)
     made = written.target
-    views = isinstance(made, torch._ops.OpOverload) and any(r.alias_info for r in made._schema.returns)
-    return views or len(written.users) > 1
+    views = _is_view(made)
+    return len(written.users) > 1 or (views and not _detached_alone(written))
+
+
+def _is_view(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and any(r.alias_info for r in target._schema.returns)
+
+
+def _detached_alone(node: fx.Node) -> bool:
+    """Whether a value comes without gradients from memory that nothing else reads.
+
+    What is written there has its gradients; the functional form would detach it as well.
+    """
+    module: Any = node.graph.owning_module
+    without_gradients = False
+    while sum(not _is_check(user) for user in node.users) == 1:
+        without_gradients |= node.target is torch.ops.aten.detach.default
+        source: Any = node.args[0] if node.args else None
+        if node.target is operator.getitem and (region := _region(module, source)) is not None:
+            without_gradients |= source.args[0] is False
+            results: Any = region.graph.output_node().args[0]
+            module, node = region, results[node.args[1]]
+            if results.count(node) > 1:
+                return False
+        elif _is_view(node.target) and isinstance(source, fx.Node) and not writes(node):
+            node = source
+        else:
+            return without_gradients and node.op == "call_function" and not _is_view(node.target)
+    return False

@@ -161,7 +161,7 @@ def _functional_casts() -> Iterator[None]:
         yield
 
 
-class _AsTraced(TorchFunctionMode):  # type: ignore[misc]
+class _AsTraced(TorchFunctionMode):
     """Calls in the form that a trace can follow.
 
     A list of numbers as an index becomes one tensor: nobody knows its values. ``generator=None`` goes: torch

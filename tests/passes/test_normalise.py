@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, export
 
+import ecospa_fx
 from ecospa_fx import ops
 from ecospa_fx.passes.normalise import normalise, writes, writes_through_views
 from ecospa_fx.passes.propagate import target_name
@@ -153,3 +154,40 @@ def test_what_is_read_twice_is_shared() -> None:
     node = chain(aten.sin.default, aten.relu_.default)
     node.graph.call_function(aten.cos.default, node.args)
     assert writes_through_views(node.graph)
+
+
+class Apart(nn.Module):
+    """A part of it does not learn, and something is written in place."""
+
+    def __init__(self, rest: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.up, self.rest = nn.Linear(6, 6), rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        with torch.no_grad():
+            part = y.sigmoid().sin()
+        return self.rest(x, y, part)
+
+
+def elsewhere(x: Tensor, y: Tensor, part: Tensor) -> Tensor:
+    z = (y * part).clone()
+    z[:, 0] = 0.0
+    return z
+
+
+def into_the_part(x: Tensor, y: Tensor, part: Tensor) -> Tensor:
+    part += y.cos()
+    return x + part
+
+
+@pytest.mark.parametrize("rest", [elsewhere, into_the_part])
+def test_parts_without_gradients_stay_so_beside_writes(
+    rest: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    model = Apart(rest).double()
+    compiled = ecospa_fx.compile(model, args=(X.double(),))
+    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
+    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
