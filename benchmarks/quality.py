@@ -216,6 +216,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rate", type=float, default=2e-4, help="of learning")
     parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
+    parser.add_argument("--balance", action="store_true", help="values of attention in a balanced basis")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--keep", type=Path, help="folder for the smaller models, which are then made once")
@@ -235,6 +236,8 @@ def main() -> None:
     measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": measured[:2, :64]})
     training, calibration = _shared_out(seen, options.calibration)
+    if options.balance:
+        print(compiled.balance(batches(calibration[:: max(len(calibration) // 16, 1)])), file=sys.stderr)
     known = _known(options)
     found: list[Row] = known["rows"] if known else []
     with precision(options):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.optim import Optimizer
 
+from ecospa_fx.balancing import balanced
+from ecospa_fx.basis import Turn
 from ecospa_fx.change import prepare
 from ecospa_fx.optim_state import inner_optimizers
 from ecospa_fx.passes.choose import Gradients
@@ -118,6 +120,29 @@ class Removing:
             InputError: a batch does not fit the model.
         """
         return calibrated(_compiled(self), batches, loss)
+
+    def balance(self, batches: Iterable[Any], kinds: tuple[str, ...] = ("vo", "lowrank")) -> Turn:
+        """Mix the units of couples so that few of them carry most; the model computes what it computed.
+
+        Only where it is proved that nothing but linear operators, which treat all units alike, stands
+        between the weights of a couple: values of attention, as a rule (:mod:`ecospa_fx.passes.balance`). In
+        place, before scores and plans, and before an optimizer has state: its moments do not follow. Caches
+        that were made before hold values in the old basis.
+
+        Args:
+            batches: inputs: a tensor, a tuple of arguments or a mapping of keyword arguments each.
+            kinds: kinds of couples.
+
+        Returns:
+            Which couples were mixed, and why others were not.
+
+        Raises:
+            RepairError: something has been removed, there are no batches, or the model is spread over ranks.
+        """
+        model = _compiled(self)
+        found = balanced(model, batches, kinds)
+        found.apply(dict(model.named_parameters()))
+        return replace(found, values={})
 
     def repair(self, plan: Plan | Removal, batches: Iterable[Any], **settings: Any) -> Repair:
         """What :meth:`sparsify` would add to weights that lose inputs; for :meth:`apply`. Nothing changes.
