@@ -27,6 +27,7 @@ from ecospa_fx.passes.once import Repeats, canonical_names
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
+from ecospa_fx.passes.turn import turn
 from ecospa_fx.passes.unfuse import unfuse
 from ecospa_fx.passes.ways import Way, constants_known, values_followed, ways
 from ecospa_fx.program import Program
@@ -273,7 +274,9 @@ def from_exported(
         inline(graph, repeats, constants)
     simplify(graph, constants)
     unmasked(graph)
+    turn(graph)
     unfuse(graph)
+    turn(graph)
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     parameters = {n: tuple(p.shape) for n, p in known.items() if n in read}
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]

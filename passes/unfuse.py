@@ -21,7 +21,7 @@ from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
-_VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.unflatten.int")
+VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.unflatten.int")
 _PLAIN = ("contiguous", "clone", "alias", "to", "_to_copy", "detach")
 
 
@@ -45,7 +45,7 @@ def unfuse(graph: fx.Graph) -> bool:
     """
     changed = False
     for node in list(graph.nodes):
-        if target_name(node) in _VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
+        if target_name(node) in VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
             for axis, last in _candidates(node):
                 parts = _dispatched(node, axis)
                 if parts and (not last or all(p.stop - p.start == 1 for p in parts)):
@@ -58,11 +58,13 @@ def unfuse(graph: fx.Graph) -> bool:
     return changed
 
 
-def _sizes(node: Any) -> list[int]:
+def sizes_of(node: Any) -> list[int]:
+    """Sizes of a node's tensor, hints for symbolic ones."""
     return [hint(n) for n in node.meta["val"].shape]
 
 
-def _source(node: fx.Node) -> fx.Node:
+def source_of(node: fx.Node) -> fx.Node:
+    """The tensor that a view is one of."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     return source
@@ -70,7 +72,7 @@ def _source(node: fx.Node) -> fx.Node:
 
 def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
     """Output axes that a view splits off a static axis, and whether none comes after them."""
-    before, after = _sizes(_source(node)), _sizes(node)
+    before, after = sizes_of(source_of(node)), sizes_of(node)
     if 0 in before:
         return
     for ins, outs in groups(before, after):
@@ -87,17 +89,17 @@ def _dispatched(node: fx.Node, axis: int) -> list[_Part]:
     while waiting:
         path, at = waiting.pop()
         for user in (path[-1] if path else node).users:
-            moved = _moved(user, at)
-            taken = list(_taken(user, at, path)) if moved is None else []
-            if moved is None and not taken:
+            there = moved(user, at)
+            taken = list(_taken(user, at, path)) if there is None else []
+            if there is None and not taken:
                 return []
             parts += taken
-            if moved is not None:
-                waiting.append(((*path, user), moved))
+            if there is not None:
+                waiting.append(((*path, user), there))
     return parts
 
 
-def _moved(user: fx.Node, axis: int) -> int | None:
+def moved(user: fx.Node, axis: int) -> int | None:
     """Where ``axis`` goes in an operator that only rearranges axes, else None."""
     name = target_name(user)
     if not isinstance(user.args[0], fx.Node):
@@ -154,22 +156,21 @@ def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     """Take the range before the view, then do again what was done on the way."""
     after: list[Any] = [n if static(n) is None else static(n) for n in view.meta["val"].shape]
     lead, inner = after[:axis], after[axis + 1 :]
-    outs = next(o for _, o in groups(_sizes(_source(view)), _sizes(view)) if axis in o)
+    outs = next(o for _, o in groups(sizes_of(source_of(view)), sizes_of(view)) if axis in o)
     block = prod(int(after[a]) for a in outs if a > axis)
     rest = [n for a, n in enumerate(after) if a > axis and a not in outs]
     whole = prod(int(after[a]) for a in outs)
     with graph.inserting_before(part.taker):
         if block > 1 or part.stop - part.start > 1:
-            flat, at, step = [*lead, int(after[axis]) * block, *rest], axis, 1
+            flat, at, stride = [*lead, int(after[axis]) * block, *rest], axis, 1
             start, stop = part.start * block, part.stop * block
         else:
-            flat, at, step = [*after[: outs[0]], whole, *rest], outs[0], int(after[axis])
+            flat, at, stride = [*after[: outs[0]], whole, *rest], outs[0], int(after[axis])
             start, stop = part.start, whole
-        wide = emit(graph, view, aten.reshape.default, _source(view), _symbols(graph, view, flat))
-        piece = emit(
-            graph, part.taker, aten.slice.Tensor, wide, at, start, stop, *([step] if step > 1 else [])
-        )
-        sizes = _symbols(graph, view, [*lead, part.stop - part.start, *inner])
+        wide = emit(graph, view, aten.reshape.default, source_of(view), symbols(graph, view, flat))
+        every = [stride] if stride > 1 else []
+        piece = emit(graph, part.taker, aten.slice.Tensor, wide, at, start, stop, *every)
+        sizes = symbols(graph, view, [*lead, part.stop - part.start, *inner])
         new = emit(graph, view, aten.reshape.default, piece, sizes)
         for step in part.path:
             new = emit(graph, step, step.target, new, *step.args[1:], **step.kwargs)
@@ -178,12 +179,12 @@ def _move(graph: fx.Graph, view: fx.Node, axis: int, part: _Part) -> None:
     part.taker.replace_all_uses_with(new)
 
 
-def _symbols(graph: fx.Graph, view: fx.Node, sizes: list[Any]) -> list[Any]:
+def symbols(graph: fx.Graph, view: fx.Node, sizes: list[Any]) -> list[Any]:
     """Symbolic sizes as nodes: read from the tensor that is viewed, or from the view's own arguments."""
     given = {
         str(n.meta["val"]): n for n in view.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)
     }
-    shape = [str(s) for s in _source(view).meta["val"].shape]
+    shape = [str(s) for s in source_of(view).meta["val"].shape]
     result: list[Any] = []
     for size in sizes:
         if isinstance(size, int):
@@ -191,7 +192,7 @@ def _symbols(graph: fx.Graph, view: fx.Node, sizes: list[Any]) -> list[Any]:
         elif str(size) in given:
             result.append(given[str(size)])
         else:
-            result.append(emit(graph, view, aten.sym_size.int, _source(view), shape.index(str(size))))
+            result.append(emit(graph, view, aten.sym_size.int, source_of(view), shape.index(str(size))))
     return result
 
 
