@@ -137,7 +137,8 @@ class CompiledModel(Removing, Storing, nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             source = self.__dict__.get("source")
-            if source is None or name.startswith("_"):
+            private = name.startswith("__") or (name.startswith("_") and not hasattr(type(source), name))
+            if source is None or private:  # what a class says of itself, others ask for: generate() does
                 raise
             return getattr(source, name)
 

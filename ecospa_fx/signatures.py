@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.blocks import bare, callable_for_parts, has_hooks, unwrapped
 from ecospa_fx.caches import plain_arguments, with_dense_caches, with_plain_states, with_room
+from ecospa_fx.collectors import forget_collectors
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CaptureError, InputError, SizeError
 from ecospa_fx.executable import Executable
@@ -210,6 +211,7 @@ class Signatures:
                 "the model has not been called in this way yet, and torch is tracing, so that it cannot be "
                 "captured now; call the model once before torch.compile, torch.export or torch.onnx.export"
             )
+        forget_collectors(self._model)
         if problem := misplaced(self._model, self.blocks):
             raise CaptureError(problem)
         named = with_plain_states(named)
@@ -220,6 +222,7 @@ class Signatures:
             has_hooks(unwrapped(self._model, name)) for name in refused
         ):  # they act as a part of the graph
             program = self._traced(example, [n for n in self.blocks if n not in refused])
+        forget_collectors(self._model)
         signature = self._made(named, program, removal)
         if removal.removed:  # the next one makes its caches narrower still
             signature.inputs = states(*signature.coupled, removal).dense(named)

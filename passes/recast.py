@@ -83,6 +83,8 @@ def states(graph: CouplingGraph, analysis: Analysis, removal: Removal) -> States
     inputs = [n for n in nodes if n.op == "placeholder"]
     flat = pytree.tree_leaves(next(n for n in nodes if n.op == "output").args[0])
     sides = [_held(inputs, program.state_in), _held(flat, program.state_out)]
+    if not any(sides):
+        return States((), ())
     dead = dead_labels(analysis, removal)
     values = [analysis.values.get(n) for n in (*sides[0], *sides[1])]
     found = iter(

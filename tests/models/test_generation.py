@@ -166,6 +166,16 @@ def test_the_callers_cache_is_filled() -> None:
     torch.testing.assert_close(second.logits, whole.logits[:, 5:])
 
 
+def test_it_assists_another_model() -> None:
+    model = llama().eval()
+    draft = ecospa_fx.compile(copy.deepcopy(model))
+    draft(TOKENS)
+    draft.apply(random_removal(draft, 0.3))
+    how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(TOKENS[:1], **how)  # type: ignore[operator]
+    assert torch.equal(model.generate(TOKENS[:1], assistant_model=draft, **how), expected)  # type: ignore[operator]
+
+
 def test_a_model_that_cannot_generate() -> None:
     with pytest.raises(ecospa_fx.CaptureError, match="Linear has no generate"):
         ecospa_fx.compile(nn.Linear(3, 3)).generate()
