@@ -53,9 +53,7 @@ METHODS = {
     "Fisher": Method("fisher", "ecospa"),
     "gate": Method("gate", "global"),
     "gate, repaired": Method("gate", "global", repair={}),
-    "gate, all sums repaired": Method(
-        "gate", "global", repair={"target": "sum", "even": True, "every": True}
-    ),
+    "gate, all sums repaired": Method("gate", "global", repair={"target": "sum", "every": True}),
 }
 
 

@@ -26,7 +26,6 @@ class NormalEquations:
 
     Attributes:
         rows: number of rows seen.
-        weight: sum of their squared scales.
         energy: ``‖R‖²``.
     """
 
@@ -34,30 +33,25 @@ class NormalEquations:
     outputs: int
     centred: bool = False
     rows: int = 0
-    weight: float = 0.0
     energy: float = 0.0
     _gram: torch.Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     _cross: torch.Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     _sum_x: torch.Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     _sum_r: torch.Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
 
-    def add(self, x: torch.Tensor, r: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+    def add(self, x: torch.Tensor, r: torch.Tensor) -> None:
         """Add rows.
 
         Args:
             x: shape ``[rows, inputs]``.
             r: shape ``[rows, outputs]``.
-            scale: by which the error of each row is multiplied, shape ``[rows, 1]``.
         """
         wide = torch.promote_types(x.dtype, torch.float32)
-        scale = torch.ones_like(x[:, :1], dtype=wide) if scale is None else scale.to(wide)
-        x, r = x.to(wide) * scale, r.to(wide) * scale
+        x, r = x.to(wide), r.to(wide)
         with exact(x):
             self._gram = self._gram.to(x) + x.T @ x
             self._cross = self._cross.to(x) + x.T @ r
-        self._sum_x = self._sum_x.to(x) + (x * scale).sum(0)
-        self._sum_r = self._sum_r.to(x) + (r * scale).sum(0)
-        self.weight += float(scale.double().square().sum())
+        self._sum_x, self._sum_r = self._sum_x.to(x) + x.sum(0), self._sum_r.to(x) + r.sum(0)
         self.energy += float(r.double().square().sum())
         self.rows += len(x)
 
@@ -65,7 +59,6 @@ class NormalEquations:
         """The equations of all rows of both."""
         both = NormalEquations(self.inputs, self.outputs, self.centred)
         both.rows, both.energy = self.rows + other.rows, self.energy + other.energy
-        both.weight = self.weight + other.weight
         for name in ("_gram", "_cross", "_sum_x", "_sum_r"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
@@ -81,10 +74,10 @@ class NormalEquations:
             torch.linalg.LinAlgError: the sums are not finite, or singular without damping.
         """
         gram, cross = self._gram.double(), self._cross.double()
-        mean_x, mean_r = self._sum_x.double() / self.weight, self._sum_r.double() / self.weight
+        mean_x, mean_r = self._sum_x.double() / self.rows, self._sum_r.double() / self.rows
         if self.centred:
-            gram = gram - self.weight * mean_x[:, None] * mean_x
-            cross = cross - self.weight * mean_x[:, None] * mean_r
+            gram = gram - self.rows * mean_x[:, None] * mean_x
+            cross = cross - self.rows * mean_x[:, None] * mean_r
         scale = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny).rsqrt()
         gram = scale[:, None] * gram * scale
         gram.diagonal().add_(damping)
@@ -92,11 +85,11 @@ class NormalEquations:
         return change, mean_r - mean_x @ change if self.centred else torch.zeros_like(mean_r)
 
     def error(self, change: torch.Tensor, offset: torch.Tensor) -> float:
-        """``‖X D + 1 b - R‖²`` on the rows seen, each multiplied by its scale."""
+        """``‖X D + 1 b - R‖²`` on the rows seen."""
         gram, cross = self._gram.double(), self._cross.double()
         sum_x, sum_r = self._sum_x.double(), self._sum_r.double()
         linear = (change * (gram @ change - 2 * cross)).sum()
-        shift = offset @ (self.weight * offset + 2 * (sum_x @ change) - 2 * sum_r)
+        shift = offset @ (self.rows * offset + 2 * (sum_x @ change) - 2 * sum_r)
         return max(self.energy + float(linear + shift), 0.0)
 
 

@@ -20,14 +20,11 @@ class RepairSettings:
         target: ``"product"``: what the weight itself has put out. ``"sum"``: what its product makes together
             with the activation to which it is added (a residual stream), so that it also makes up for what
             weights before it have left; where there is no such sum, as ``"product"``.
-        even: every token counts by its error relative to that sum, and not by its size: what reads the sum is
-            a norm as a rule, and a few tokens of pretrained models are larger than all others together.
         every: weights that sum over units and end in such a sum are fitted also where they lose none, to make
             up for what comes before them.
     """
 
     target: Literal["product", "sum"] = "product"
-    even: bool = False
     every: bool = False
 
     def __post_init__(self) -> None:

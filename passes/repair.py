@@ -131,12 +131,12 @@ class _Repairer:
             if [x.shape[1] for x in rows] != [w.shape[1] for w in matrices]:
                 self.skipped[weight] = "heads keep different counts, so that its inputs are spread out"
                 return None
-            left, scale = self._left(rows, matrices, self._beside(number, weight))
+            left = self._left(rows, matrices, self._beside(number, weight))
             if number == 0 and not self._loses(weight) and not left.any():
                 return None  # nothing before it has changed
             split = round(min(max(0.75 * len(self.trials) - number, 0), 1) * len(left))
-            for sums, part in zip(equations, (slice(split), slice(split, None)), strict=True):
-                sums.add(rows[1][part], left[part], None if scale is None else scale[part])
+            equations[0].add(rows[1][:split], left[:split])
+            equations[1].add(rows[1][split:], left[split:])
         return self._solved(weight, *equations)
 
     def _matrices(self, weight: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,10 +167,10 @@ class _Repairer:
         return found[0], found[1]
 
     def _beside(self, number: int, weight: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What the product is added to, in both graphs, as far as it is known there."""
+        """What the product is added to, in both graphs, if that counts and is known there."""
         trial = self.trials[number]
         dense = self.places[id(trial.analysis)][weight].beside
-        if dense is None or (self.settings.target == "product" and not self.settings.even):
+        if dense is None or self.settings.target == "product":
             return None
         found = []
         for executable, walk in zip((trial.before, trial.after), self.walks[number], strict=True):
@@ -180,23 +180,19 @@ class _Repairer:
             found.append(walk.value(node).detach().flatten(0, -2))
         return found[0], found[1]
 
+    @staticmethod
     def _left(
-        self,
         rows: tuple[torch.Tensor, torch.Tensor],
         matrices: tuple[torch.Tensor, torch.Tensor],
         beside: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the outputs lack, ``[rows, outputs]``, and the scale of each row."""
+    ) -> torch.Tensor:
+        """What the outputs lack: ``[rows, outputs]``."""
         wide = torch.promote_types(rows[0].dtype, torch.float32)
         with exact(rows[0]):
             full, small = (x.to(wide) @ w.T.to(wide) for x, w in zip(rows, matrices, strict=True))
-        left = full - small
-        if beside is None or any(x.shape != left.shape for x in beside):
-            return left, None
-        if self.settings.target == "sum":
-            left = left + (beside[0] - beside[1])
-        size = (full + beside[0]).square().mean(1, keepdim=True)
-        return left, size.clamp_min(torch.finfo(wide).tiny).rsqrt() if self.settings.even else None
+        if beside is None or any(x.shape != full.shape for x in beside):
+            return full - small
+        return full - small + (beside[0] - beside[1])
 
     def _solved(self, weight: str, fitted: NormalEquations, held_out: NormalEquations) -> Fit:
         damping, error = best_damping(fitted, held_out)

@@ -57,22 +57,6 @@ def test_the_error_of_any_change() -> None:
     assert summed(X, R).error(change, offset) == pytest.approx(float(expected))
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_rows_count_by_their_scale(centred: bool) -> None:
-    """A row of scale 2 counts as four rows."""
-    scale = torch.ones(40, 1, dtype=torch.float64)
-    scale[5:9] = 2
-    scaled, repeated = NormalEquations(5, 3, centred), NormalEquations(5, 3, centred)
-    scaled.add(X, R, scale)
-    repeated.add(X.repeat_interleave(4, 0)[20:36], R.repeat_interleave(4, 0)[20:36])
-    for part in (slice(5), slice(9, None)):
-        repeated.add(X[part], R[part])
-    torch.testing.assert_close(scaled.solve(0.1), repeated.solve(0.1))
-    some = torch.randn(5, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    assert scaled.error(*some) == pytest.approx(repeated.error(*some))
-    assert (scaled.rows, scaled.weight, repeated.weight) == (40, 52, 52)
-
-
 def test_equations_add_up() -> None:
     both = summed(X[:13], R[:13], True) + summed(X[13:], R[13:], True)
     assert both.rows == 40

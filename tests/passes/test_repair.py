@@ -154,24 +154,11 @@ def test_what_stands_before_a_sum_makes_up_for_all_before_it() -> None:
     torch.testing.assert_close(found.deltas["1.down.weight"], expected.T)
 
 
-def test_even_rows_count_by_their_relative_error() -> None:
-    torch.manual_seed(2)
-    block = Block(False)
-    compiled, plan = planned(block, 0.5)
-    kept = torch.from_numpy(plan.removal.kept("down.weight", 1, 24))
-    rows = rows_of(block, X, torch.ones(24, dtype=torch.bool))
-    outputs, left = block(X).flatten(0, 1).detach(), rows[:, ~kept] @ block.down.weight.detach()[:, ~kept].T
-    scale = outputs.square().mean(1, keepdim=True).rsqrt()
-    found = compiled.repair(plan, [X], even=True)
-    expected = damped(rows[:, kept] * scale, left * scale, found.fits[0].damping or 0.0)
-    torch.testing.assert_close(found.deltas["down.weight"], expected.T)
-
-
 def test_without_a_sum_there_is_nothing_else_to_fit() -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
     compiled, plan = planned(model)
-    plain, other = compiled.repair(plan, [X]), compiled.repair(plan, [X], target="sum", even=True)
+    plain, other = compiled.repair(plan, [X]), compiled.repair(plan, [X], target="sum", every=True)
     assert all(torch.equal(d, other.deltas[n]) for n, d in plain.deltas.items())
 
 
@@ -212,7 +199,7 @@ def test_an_unknown_target_is_refused() -> None:
         compiled.repair(plan, [X], target="output")
 
 
-@pytest.mark.parametrize("settings", [{}, {"target": "sum", "even": True, "every": True}])
+@pytest.mark.parametrize("settings", [{}, {"target": "sum", "every": True}])
 @pytest.mark.parametrize("name", ["llama-gqa", "gpt2"])
 def test_attention_and_feed_forward_of_transformers(name: str, settings: dict[str, Any]) -> None:
     model = build(name).model
