@@ -38,12 +38,19 @@ def stacked_axes(analysis: Analysis, graph: CouplingGraph) -> dict[str, int]:
     """
     uses = _uses(analysis)
     found = dict(_matrices(analysis, graph, uses))
-    biases = {n for n, used in uses.items() if len(analysis.labels[n]) == 2 and used <= _TAKES_ROWS}
+    biases = {n for n, used in uses.items() if _extents(analysis, n) == 2 and used <= _TAKES_ROWS}
     alone = _stacked_only(analysis, found)
     found = {n: a for n, a in found.items() if alone[_on(analysis, n, a)].all()}
     heights = {analysis.program.parameters[n][0] for n in found}
     fitting = (n for n in biases if analysis.program.parameters[n][0] in heights)
-    return found | {n: 1 for n in fitting if alone[_on(analysis, n, 1)].all()}
+    last = {n: len(analysis.labels[n]) - 1 for n in fitting}
+    return found | {n: a for n, a in last.items() if alone[_on(analysis, n, a)].all()}
+
+
+def _extents(analysis: Analysis, name: str) -> int:
+    """How many axes of a parameter hold more than one index; a bias may keep one of size 1 for the tokens."""
+    axes = analysis.labels[name]
+    return len(axes) - sum(ids is None for ids in axes[1:-1])
 
 
 def _matrices(
@@ -73,7 +80,7 @@ def _stacked_only(analysis: Analysis, found: Mapping[str, int]) -> np.ndarray:
     """Whether each component lies on such axes, and in no other box: bool, shape ``[components]``."""
     inside, outside = (np.zeros(analysis.partition.num_components, bool) for _ in range(2))
     for name, labels in analysis.labels.items():
-        for axis in range(len(labels)) if len(labels) > 2 else ():
+        for axis in range(len(labels)) if _extents(analysis, name) > 2 else ():
             (inside if found.get(name) == axis else outside)[_on(analysis, name, axis)] = True
     return inside & ~outside
 

@@ -11,12 +11,17 @@ from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.stacks import stacked_axes
 from tests.models.tiny import Function, program
 
-SHAPES = {"u": (3, 9, 6), "d": (3, 6, 9), "b": (3, 9), "c": (9,), "o": (6, 9), "w": (9, 6, 1)}
+SHAPES = {"u": (3, 9, 6), "d": (3, 6, 9), "b": (3, 9), "c": (9,), "o": (6, 9), "w": (9, 6, 1), "z": (3, 1, 9)}
 
 
 def experts(m: object, x: Tensor) -> Tensor:
     h = torch.einsum("btd,eid->btei", x, m.u) + m.b
     return torch.einsum("btei,edi->btd", h.relu(), m.d)
+
+
+def tokens_inside(m: object, x: Tensor) -> Tensor:
+    h = torch.einsum("btd,eid->beti", x, m.u) + m.z
+    return torch.einsum("beti,edi->btd", h.relu(), m.d)
 
 
 def one_scale(m: object, x: Tensor) -> Tensor:
@@ -40,6 +45,7 @@ def convolution(m: object, x: Tensor) -> Tensor:
 
 CASES = {
     "experts": (experts, {"u": 1, "b": 1, "d": 2}),
+    "a bias with an axis for tokens": (tokens_inside, {"u": 1, "z": 2, "d": 2}),
     "a scale that all share": (one_scale, {"u": 1, "d": 2}),
     "one output": (one_output, {"u": 1}),
     "summed first": (summed_first, {}),
