@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from ecospa_fx import ops
 from ecospa_fx.diagnosis import source_line
+from ecospa_fx.errors import CaptureError
 
 _ASSERTIONS = (
     "_assert_tensor_metadata",
@@ -104,8 +105,23 @@ def _region(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
 def _held(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> None:
     """The check of a condition, with the line of the user that relied on it."""
     if isinstance(node.args[0], fx.Node):  # the others are known to hold
+        if _is_drawn(node):
+            raise CaptureError(f"a branch depends on random numbers, at {source_line(node)}")
         checked = graph.call_function(ops.held, (env[node.args[0]], source_line(node)))
         checked.meta = {k: v for k, v in node.meta.items() if k != "val"}
+
+
+def _is_drawn(node: fx.Node) -> bool:
+    """Whether a value depends on random numbers: no two calls would go the same way."""
+    todo = [node]
+    seen = set(todo)
+    while todo:
+        current = todo.pop()
+        if torch.Tag.nondeterministic_seeded in getattr(current.target, "tags", ()):
+            return True
+        todo += [n for n in current.all_input_nodes if n not in seen]
+        seen.update(current.all_input_nodes)
+    return False
 
 
 def _inline(

@@ -132,6 +132,7 @@ def values_followed() -> Iterator[None]:
     mode = torch._subclasses.FakeTensorMode
     compared = "_maybe_infer_fake_kernel_from_pytree_out"
     with (
+        torch.random.fork_rng(),
         torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True),
         mock.patch.object(mode, compared, lambda self, target, args, known, fake, real: fake),
     ):

@@ -60,8 +60,8 @@ def test_a_shrunk_model_is_captured_in_its_dense_shapes() -> None:
 def test_the_first_failure_is_told(training: bool) -> None:
     class Branch(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            return x if super().forward(x).sum() > 0 else -x
+            return x * float(x.data_ptr() % 2 + 1)
 
     model = Branch(4, 4).train(training)
-    with untouched(model), pytest.raises(CaptureError, match=r"Branch cannot be captured.*data-dependent"):
+    with untouched(model), pytest.raises(CaptureError, match=r"Branch cannot be captured"):
         open_signature(model, {"x": X}, shapes(model), check=True)
