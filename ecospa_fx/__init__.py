@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ecospa_fx import optim_rules as optim_rules  # registers them
 from ecospa_fx.accumulator import FisherAccumulator
 from ecospa_fx.adapters import merge_adapters
+from ecospa_fx.basis import Turn
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.errors import (
@@ -76,6 +77,7 @@ __all__ = [
     "SizeError",
     "SparsifyReport",
     "SparsitySchedule",
+    "Turn",
     "VerifyError",
     "__version__",
     "compile",
