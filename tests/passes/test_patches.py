@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
 
 import ecospa_fx
-from ecospa_fx.errors import InputError
+from ecospa_fx.errors import CaptureError, InputError
 from ecospa_fx.passes.patches import traceable
 from ecospa_fx.testing import random_removal
 
@@ -110,3 +110,11 @@ def test_models_of_transformers_that_are_not_loaded_stay_so(monkeypatch: pytest.
         assert functional.scaled_dot_product_attention is not kernel
         assert other not in sys.modules
     assert functional.scaled_dot_product_attention is kernel
+
+
+def test_branches_on_random_numbers_are_refused() -> None:
+    drawn = Read(lambda h, mask: h if torch.rand([]) < 0.5 else -h)
+    state = torch.get_rng_state()
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        ecospa_fx.compile(drawn, args=(X, MASK), check=False)
+    assert torch.equal(torch.get_rng_state(), state)
