@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,7 @@ def call_masked(
     removal: Removal,
     shapes: Mapping[str, tuple[int, ...]],
     inputs: Mapping[str, Any],
+    then: Callable[[Any], Any] = lambda output: output,
 ) -> Any:
     """Run the original module with the dense, masked tensors in place of its own.
 
@@ -85,10 +86,25 @@ def call_masked(
         removal: what is gone.
         shapes: dense shape of every parameter.
         inputs: the call's arguments by name.
+        then: what to do with the output while the tensors are in place: a backward pass may run parts of the
+            module once more (activation checkpointing).
+
+    Returns:
+        What ``then`` returns; the output itself by default.
     """
     wide = {name: widen(p, name, shapes[name], removal) for name, p in state.items()}
     args, kwargs = unbind(fresh(inputs))
-    return functional_call(model, at_every_place(model, wide), tuple(args), kwargs, tie_weights=False)
+    state = {f"model.{name}": tensor for name, tensor in at_every_place(model, wide).items()}
+    return functional_call(_Then(model, then), state, tuple(args), kwargs, tie_weights=False)
+
+
+class _Then(nn.Module):
+    def __init__(self, model: nn.Module, then: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.model, self.then = model, then
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.then(self.model(*args, **kwargs))
 
 
 def at_every_place(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -57,11 +57,15 @@ def verify(
         output = compiled()
         gradients = projected_gradients(floats(output), parameters)
     with repeatable(model):
+
+        def with_gradients(output: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+            return output, projected_gradients(floats(output), state)
+
         if without is None:
-            masked = call_masked(model, state, removal, shapes, inputs)
+            masked, reference = call_masked(model, state, removal, shapes, inputs, with_gradients)
         else:
-            masked = without({n: widen(p, n, shapes[n], removal) for n, p in state.items()})
-        reference = projected_gradients(floats(masked), state)
+            wide = {n: widen(p, n, shapes[n], removal) for n, p in state.items()}
+            masked, reference = with_gradients(without(wide))
     found, expected = _as_long(kept(output), kept(masked))
     return _difference([*floats(output), *found], [*floats(masked), *expected], gradients, reference)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import ecospa_fx
 from ecospa_fx import CompiledModel, InputError
@@ -160,3 +161,23 @@ def test_windows() -> None:
     compiled.apply(random_removal(compiled, 0.4))
     assert compiled.verify(TOKENS, use_cache=True).within(1e-4)
     assert compiled.verify(TOKENS, past_key_values=past_of(compiled)).within(1e-4)
+
+
+class Recomputed(nn.Module):
+    """A feed-forward block that runs again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + checkpoint(self.block, x, use_reentrant=False)
+        return found
+
+
+def test_activation_checkpointing() -> None:
+    x = torch.randn(3, 6, dtype=torch.float64)
+    compiled = ecospa_fx.compile(Recomputed().double(), args=(x,))
+    compiled.apply(random_removal(compiled, 0.5, 0))
+    assert sum(p.numel() for p in compiled.parameters()) < 136
+    assert compiled.verify(x).within(1e-9)
