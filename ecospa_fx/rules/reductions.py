@@ -196,19 +196,56 @@ def variance(call: Call) -> Arrays:
     "aten.min.default",
 )
 def ordered(call: Call) -> Arrays | list[Arrays]:
-    """Every entry along the axis matters; other axes pass."""
+    """Every entry along the axis matters; other axes pass, and heads, say, go as a whole."""
     x = call.value("self")
     last = ("aten.topk", "aten.sort", "aten.argsort", "aten.kthvalue", "aten.mode")
     everywhere = call.get("dim") is None and not call.target.startswith(last)
     axes = (
         list(range(x.rank)) if everywhere else axes_of(call) if call.get("dim") is not None else [x.rank - 1]
     )
-    call.pin((a for a in x.arrays if a.axes & set(axes)), "ordered, accumulated or compared along this axis")
-    kept = tuple(LabelArray(a.ids, False) for a in x.arrays if not a.axes & set(axes))
+    one = call.out.rank != x.rank or all(call.out.shape[a] == 1 for a in axes)
+    arrays = [_whole(call, a, axes) if one else a for a in x.arrays]
+    call.pin((a for a in arrays if a.axes & set(axes)), "ordered, accumulated or compared along this axis")
+    stays = call.target.split(".")[1] in _KEEP_ZERO
+    kept = tuple(LabelArray(a.ids, a.zero and stays) for a in arrays if not a.axes & set(axes))
     if call.out.rank != x.rank:
         rest = [i for i in range(x.rank) if i not in axes]
-        kept = tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), False) for a in kept)
-    return [kept] * len(call.outputs) if len(call.outputs) > 1 else kept
+        kept = tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), a.zero) for a in kept)
+    places = tuple(LabelArray(a.ids, False) for a in kept)
+    return [kept, *[places] * (len(call.outputs) - 1)] if len(call.outputs) > 1 else kept
+
+
+_KEEP_ZERO = frozenset(
+    {
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "cumsum",
+        "cumprod",
+        "prod",
+        "sort",
+        "topk",
+        "median",
+        "nanmedian",
+        "cummax",
+    }
+    | {"cummin", "kthvalue", "mode", "quantile", "nanquantile", "nanmean"}
+)
+"""Zeros alone give zero."""
+
+
+def _whole(call: Call, array: LabelArray, axes: Sequence[int]) -> LabelArray:
+    """``array`` without ``axes``, where it lies along others too: what is compared there goes together."""
+    along = array.axes & set(axes)
+    if not along or along == array.axes:
+        return array
+    ids = array.ids
+    for axis in along:
+        ids = ids.take([0], axis)
+    call.space.union(array.ids, ids)
+    call.tag([array], Tag.NONLINEAR)  # Goodfellow et al. (2013): maxout
+    return LabelArray(ids, array.zero)
 
 
 def _normalised(site: Site) -> tuple[int, int] | None:

@@ -21,7 +21,13 @@ REDUCE = (
 ALL = (sample(X), sample(weight(3, 5)), sample(NONZERO, frozen=True))
 ORDERED = (sample(X, 1), sample(X, 2, frozen=True), sample(HEADS, 2))
 ORDERED_KEEP = (*ORDERED, sample(X, 1, True))
-ORDERED_LIST = (sample(X, [1]), sample(X, [1], True), sample(X, [2], frozen=True))
+ORDERED_LIST = (
+    sample(X, [1]),
+    sample(X, [1], True),
+    sample(X, [2], frozen=True),
+    sample(HEADS, [3]),
+    sample(HEADS, [1], True),
+)
 
 SPREAD = (
     sample(X, [2]),
@@ -108,7 +114,7 @@ SAMPLES = {
     "aten.rms_norm.default": RMS_NORM,
     "aten.amax.default": ORDERED_LIST,
     "aten.amin.default": ORDERED_LIST,
-    "aten.max.dim": ORDERED_KEEP,
+    "aten.max.dim": (*ORDERED_KEEP, sample(HEADS, 3), sample(HEADS, 1, True), sample(NONZERO, 1)),
     "aten.min.dim": ORDERED_KEEP,
     "aten.argmax.default": (*ORDERED_KEEP, sample(X, frozen=True)),
     "aten.argmin.default": (*ORDERED_KEEP, sample(X, None, False, frozen=True)),
