@@ -55,5 +55,7 @@ def _dense(
 def _stand_in(p: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     if len(shape) > 2 and dtype.itemsize == 2:  # grouped products look at strides
         return nn.Parameter(torch.zeros(shape, dtype=dtype, device=p.device), p.requires_grad)
-    zero = torch.zeros((), dtype=dtype, device=p.device)
+    zero = torch.zeros(
+        shape[-1:], dtype=dtype, device=p.device
+    )  # pairs may be complex numbers: no stride of 0
     return nn.Parameter(zero.expand(shape), requires_grad=p.requires_grad)
