@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ecospa_fx.errors import CaptureError
+from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.passes.capture import capture
 from ecospa_fx.passes.check import check_capture, check_supported, tolerance, without_dropout
 from ecospa_fx.program import Program
@@ -104,3 +104,33 @@ def test_many_odd_parameters_are_counted() -> None:
     odd = [nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False) for _ in range(11)]
     with pytest.raises(CaptureError, match="and 3 more; dequantise"):
         check_supported(nn.ParameterList(odd))
+
+
+class Stopped(nn.Module):
+    """One of two ways to the same weights has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        found: Tensor = y + self.second(y.detach().exp())
+        return found
+
+
+def test_gradients_are_compared_by_value() -> None:
+    model = Stopped()
+    program = capture(model, {"x": X})
+    graph = fx.Graph()
+    (out,) = graph.graph_copy(program.graph, {})
+    graph.output((out,))
+    for node in [n for n in graph.nodes if "detach" in str(n.target)]:
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    with untouched(model):
+        check_capture(model, program, {"x": X}, deterministic=False)
+        with pytest.raises(BackwardError, match=r"would not train first\.bias"):
+            check_capture(model, replace(program, graph=graph), {"x": X}, deterministic=False)
+        with torch.no_grad():
+            check_capture(model, replace(program, graph=graph), {"x": X}, deterministic=False)
