@@ -164,7 +164,7 @@ def gradient_pairs(
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Gradients side by side, by name; one that is missing is zero."""
     pairs = {}
-    for name in expected.keys() | found.keys():
+    for name in dict.fromkeys([*expected, *found]):
         given = expected.get(name, found.get(name))
         assert given is not None
         zero = torch.zeros_like(given)

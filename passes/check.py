@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,14 +115,10 @@ def _check_gradients(model: nn.Module, expected: list[torch.Tensor], found: list
 
 def _few(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """The smallest parameters: norms and biases of all layers, whose gradients take little memory."""
-    chosen: dict[str, nn.Parameter] = {}
-    room = _ENTRIES
-    for name, parameter in sorted(parameters.items(), key=lambda item: item[1].numel()):
-        room -= parameter.numel()
-        if chosen and room < 0:
-            break
-        chosen[name] = parameter
-    return chosen
+    sizes = sorted(p.numel() for p in parameters.values())
+    sums = [n for n, total in zip(sizes, itertools.accumulate(sizes), strict=True) if total <= _ENTRIES]
+    largest_size = max(sums or sizes[:1], default=0)
+    return {n: p for n, p in parameters.items() if p.numel() <= largest_size}
 
 
 def _differing(
