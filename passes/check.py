@@ -115,10 +115,10 @@ def _check_gradients(model: nn.Module, expected: list[torch.Tensor], found: list
 
 def _few(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """The smallest parameters: norms and biases of all layers, whose gradients take little memory."""
-    sizes = sorted(p.numel() for p in parameters.values())
-    sums = [n for n, total in zip(sizes, itertools.accumulate(sizes), strict=True) if total <= _ENTRIES]
-    largest_size = max(sums or sizes[:1], default=0)
-    return {n: p for n, p in parameters.items() if p.numel() <= largest_size}
+    by_size = sorted(parameters, key=lambda n: parameters[n].numel())
+    totals = itertools.accumulate(parameters[n].numel() for n in by_size)
+    chosen = {n for n, total in zip(by_size, totals, strict=True) if total <= _ENTRIES} or set(by_size[:1])
+    return {n: p for n, p in parameters.items() if n in chosen}
 
 
 def _differing(
