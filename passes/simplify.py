@@ -3,7 +3,7 @@
 A lookup by constant numbers (``qkv[:, :, :, [-2]]``) is a slice, which keeps its labels; a lookup by numbers
 that only the run knows does not. A slice of everything is what it slices. Strides that let chunks overlap
 are windows. An ``einsum`` over many tensors is a chain over two at a time. A mask that repeats one value for
-all features is that value: it takes whole rows.
+all features is that value: it takes whole rows. What is filled with a number is made of it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
                 or _windows(graph, node)
                 or _pairwise(graph, node)
                 or _by_rows(graph, node)
+                or _filled(graph, node, constants)
                 or settle_width(graph, node)
             )
         if new is not None:
@@ -99,14 +100,33 @@ def _lookup(node: fx.Node) -> tuple[fx.Node, int, fx.Node] | None:
 
 def _known(node: Any, constants: Mapping[str, torch.Tensor]) -> list[int] | None:
     """The numbers in a tensor of integers that the graph holds as a constant."""
+    value = _constant(node, constants)
+    whole = value is not None and value.dim() == 1 and value.dtype in (torch.int64, torch.int32)
+    return value.tolist() if whole and value is not None else None
+
+
+def _filled(graph: fx.Graph, node: fx.Node, constants: Mapping[str, torch.Tensor]) -> fx.Node | None:
+    """A new tensor in place of one that is filled with a known number."""
+    if node.target not in (aten.fill.Scalar, aten.fill.Tensor):
+        return None
+    source, value = node.args[:2]
+    value = _constant(value, constants) if isinstance(value, fx.Node) else value
+    number = value.item() if isinstance(value, torch.Tensor) else value
+    if number is None:
+        return None
+    if number == 0:
+        return emit(graph, node, aten.zeros_like.default, source)
+    return emit(graph, node, aten.full_like.default, source, number)
+
+
+def _constant(node: Any, constants: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The tensor that a node stands for, or a copy of which it is."""
     while isinstance(node, fx.Node) and node.op == "call_function":
         name = getattr(node.target, "__name__", "").split(".")[0].rstrip("_")
         if name not in _COPIES:
             return None
         node = node.args[0]
-    value = constants.get(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-    whole = value is not None and value.dim() == 1 and value.dtype in (torch.int64, torch.int32)
-    return value.tolist() if whole and value is not None else None
+    return constants.get(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:

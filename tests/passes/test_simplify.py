@@ -58,6 +58,27 @@ def test_a_lookup_by_a_buffer_stays() -> None:
     assert not compiled.couplings.of_kinds()
 
 
+class Filled(nn.Module):
+    """The first token's hidden units are filled with a number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.up, self.down, self.number = nn.Linear(8, 12), nn.Linear(12, 8), number
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x) * 2
+        hidden[:, 0] = self.number
+        return self.down(hidden.relu())
+
+
+@pytest.mark.parametrize("number", [0, 1.5])
+def test_what_is_filled_with_a_number_keeps_its_units(number: float) -> None:
+    compiled = ecospa_fx.compile(Filled(number), args=(torch.randn(2, 5, 8),))
+    assert sum(c.num_units for c in compiled.couplings.of_kinds()) == 12
+    assert not compiled.analysis.unknown
+    assert_equals_masked(compiled, torch.randn(3, 7, 8))
+
+
 class Chunks(nn.Module):
     """Scores within chunks that overlap by half."""
 
