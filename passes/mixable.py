@@ -19,7 +19,7 @@ from ecospa_fx.rules.call import Call
 _MOVES = {
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "transpose",
     "permute", "t", "clone", "contiguous", "alias", "detach", "split", "split_with_sizes", "chunk", "slice",
-    "select", "unbind", "repeat_interleave", "_to_copy", "to"
+    "select", "unbind", "repeat_interleave", "_to_copy", "to", "sym_size"
 }  # fmt: skip
 """Operators that move entries, and change none of them."""
 
@@ -54,7 +54,7 @@ class _Places:
         self.analysis = analysis
         self.owner = np.full(analysis.partition.num_components, -1)
         self.place = np.zeros_like(self.owner)
-        self.width = [f.width for f in fields]
+        self.widths = np.array([f.width for f in fields] or [0])
         self.refused: dict[int, str] = {}
         for number, one in enumerate(fields):
             self._enter(number, one)
@@ -80,28 +80,27 @@ class _Places:
         return {int(n) for array in _arrays(value) for n in np.unique(self._owners(array)) if n >= 0}
 
     def scattered(self, value: Any) -> set[int]:
-        """Fields whose units do not lie in whole blocks, in their order, along one axis."""
+        """Fields whose units do not lie side by side, all of them in their order, along one axis."""
         return set().union(*(self._scattered(array) for array in _arrays(value)))
 
     def _owners(self, array: LabelArray) -> Ids:
         return np.asarray(self.owner[self.analysis.partition.component[array.ids]])
+
+    def _places(self, array: LabelArray) -> Ids:
+        return np.asarray(self.place[self.analysis.partition.component[array.ids]])
 
     def _scattered(self, array: LabelArray) -> set[int]:
         owners = self._owners(array)
         held = {int(n) for n in np.unique(owners) if n >= 0}
         if not held:
             return held
-        widths, last = {self.width[n] for n in held}, max(array.axes)
-        size = array.ids.shape[last]
-        if len(widths) > 1 or size % min(widths):
-            return held
-        width = widths.pop()
-        rows = np.moveaxis(owners, last, -1).reshape(-1, width)
-        places = np.moveaxis(self.place[self.analysis.partition.component[array.ids]], last, -1)
-        even = (rows == rows[:, :1]).all() and (
-            (places.reshape(-1, width) == np.arange(width)) | (rows < 0)
-        ).all()
-        return set() if even else held
+        last = max(array.axes)
+        owners, places = (np.moveaxis(x, last, -1) for x in (owners, self._places(array)))
+        follows = (np.diff(owners) == 0) & (np.diff(places) == 1)
+        edge = np.zeros((*follows.shape[:-1], 1), bool)
+        begun = (places == 0) | np.concatenate([edge, follows], -1)
+        ended = (places == self.widths[owners] - 1) | np.concatenate([follows, edge], -1)
+        return set() if (begun & ended | (owners < 0)).all() else held
 
 
 def _arrays(value: Any) -> Iterator[LabelArray]:
