@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ecospa_fx.cut import ParameterCut
 from ecospa_fx.errors import OptimizerError, RewriteError
 from ecospa_fx.fsdp import Shard, obstacle
+from ecospa_fx.optim_state import inner_optimizers
 from ecospa_fx.sharded import is_sharded
 
 
@@ -111,7 +112,7 @@ def check_held(
     """
     ours = {id(param) for param in parameters.values()}
     held: dict[int, torch.Tensor] = {}
-    for optimizer in optimizers:
+    for optimizer in inner_optimizers(optimizers):
         if not held_by_optimizer(optimizer).keys() & ours:
             hint = _copy_hint(parameters.values(), held_by_optimizer(optimizer).values())
             raise OptimizerError(f"{type(optimizer).__name__} holds none of the model's parameters{hint}")

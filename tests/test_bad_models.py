@@ -22,7 +22,7 @@ X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 class Branch(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        if y.sum() > 0:
+        if x.sum() > 0:
             return y
         return -y
 
@@ -43,10 +43,17 @@ class Loop(nn.Linear):
 
 
 LINES = {
-    Branch: ("if y.sum() > 0:", "torch.where, torch.cond or a mask"),
     Item: ("scale = float(y.sum().item())", "torch.where, torch.cond or a mask"),
     Loop: ("while y.norm() > 1:", "torch.where, torch.cond or a mask"),
 }
+
+
+def test_a_branch_goes_as_it_went() -> None:
+    model = Branch(4, 4)
+    compiled = ecospa_fx.compile(model, args=(X.abs(),))
+    assert torch.equal(compiled(2 + X), model(2 + X))
+    with pytest.raises(errors.InputError, match=r"if x\.sum\(\) > 0:\n  compile the model anew"):
+        compiled(X.abs().neg())
 
 
 @pytest.mark.parametrize("kind", LINES, ids=lambda kind: kind.__name__)
