@@ -19,6 +19,7 @@ from ecospa_fx.coupling import (
 from ecospa_fx.labels import Ids, Partition, Reason, Tag
 from ecospa_fx.passes.boxes import Rows, rows_of
 from ecospa_fx.passes.experts import least_of, parts_of
+from ecospa_fx.passes.roles import attention_roles
 from ecospa_fx.passes.streams import residual_components
 from ecospa_fx.program import Analysis
 
@@ -96,6 +97,9 @@ class _Builder:
     def _tags(self) -> Ids:
         tags = self.partition.tags.copy()
         tags[residual_components(self.analysis)] |= int(Tag.RESIDUAL)
+        scores, values = attention_roles(self.analysis)
+        tags[scores] |= int(Tag.DOT)
+        tags[values] |= int(Tag.VALUE)
         return tags
 
     def _units(self) -> Ids:
@@ -104,8 +108,9 @@ class _Builder:
         for axis, owned in zip(self.axes, self.owned, strict=True):
             if axis.weight:
                 owners[owned] += 1
-        dotted = (self.tags & int(Tag.DOT)) > 0  # queries and keys may come from one fused weight
-        units = (self.partition.pin < 0) & ((owners > 1) | dotted & (owners > 0))
+        # Queries and keys may come from one fused weight, and one weight may lead both up and down.
+        alone = (self.tags & int(Tag.DOT | Tag.CONTRACTED)) > 0
+        units = (self.partition.pin < 0) & ((owners > 1) | alone & (owners > 0))
         units[self.partition.coarse] = False
         experts = self.partition.chosen & (self.partition.pin < 0) & (owners > 0)
         return np.asarray(units | experts)

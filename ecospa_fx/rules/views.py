@@ -128,12 +128,21 @@ def view_as(call: Call) -> Arrays:
 
 
 def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
-    """Of the arrays on axes that are merged, the one over most of them speaks for those inside it."""
+    """Of the arrays on axes that are merged, the one over most of them speaks for those inside it.
+
+    Of two that are independent the inner one stays: features, where the outer one is that of learnt queries.
+    """
     inside = [a for a in arrays if a.axes & merged]
     if not inside:
         return arrays
     finest = min(
-        inside, key=lambda a: (-len(a.axes & merged), call.space.is_slot(a.ids), -len(a.axes), sorted(a.axes))
+        inside,
+        key=lambda a: (
+            -len(a.axes & merged),
+            call.space.is_slot(a.ids),
+            -len(a.axes),
+            sorted(-i for i in a.axes),
+        ),
     )
     together = finest.axes & merged
     outside = [a for a in inside if not a.axes & merged <= together]

@@ -144,3 +144,22 @@ def test_the_result_does_not_depend_on_chance() -> None:
     assert listed(first) == listed(second)
     assert np.array_equal(first.segment_of, second.segment_of)
     assert torch.initial_seed() == 0
+
+
+def tied(m: object, x: Tensor) -> Tensor:
+    return F.linear(F.linear(x, m.a).relu(), m.a.t())
+
+
+def test_one_weight_may_lead_up_and_down() -> None:
+    assert listed(graph_of(tied, a=(8, 6))) == ["ffn 8: a0in"]
+
+
+def pooled(m: object, x: Tensor) -> Tensor:
+    """Three learnt queries, whose values stand side by side."""
+    weights = (m.p @ F.linear(x, m.k).mT).softmax(-1)
+    return F.linear((weights @ F.linear(x, m.v)).flatten(1), m.w)
+
+
+def test_values_of_learnt_queries_go_side_by_side() -> None:
+    found = listed(graph_of(pooled, p=(3, 8), k=(8, 6), v=(5, 6), w=(6, 15)))
+    assert found == ["qk 8: p1in k0out", "vo 5: v0out w1in"]
