@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -127,16 +127,30 @@ def values_followed() -> Iterator[None]:
     """Compute the example beside the trace; branches go as it goes, and are asserted in the graph.
 
     Torch compares what it computes with its own stand-ins, and fixes sizes by that: this is left out, for
-    every capture is compared with the model.
+    every capture is compared with the model. It copies the values of plain tensors only, and would compute
+    with parameters of whatever was in memory: these are copied too.
     """
-    mode = torch._subclasses.FakeTensorMode
+    mode, meta = torch._subclasses.FakeTensorMode, torch._subclasses.meta_utils
     compared = "_maybe_infer_fake_kernel_from_pytree_out"
     with (
         torch.random.fork_rng(),
         torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True),
         mock.patch.object(mode, compared, lambda self, target, args, known, fake, real: fake),
+        mock.patch.object(meta, "_safe_copy", _copied(meta._safe_copy)),
     ):
         yield
+
+
+def _copied(copy: Callable[[torch.Tensor, Any], None]) -> Callable[[torch.Tensor, Any], None]:
+    """``copy``, which takes plain tensors only, for parameters and for those that repeat their entries."""
+
+    def copied(new: torch.Tensor, old: Any) -> None:
+        if type(old) is nn.Parameter:
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in new.stride())
+            new, old = new[once], old.data[once]
+        copy(new, old)
+
+    return copied
 
 
 def unlike_sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
-from ecospa_fx.passes.ways import Way, reads_values, unlike_sizes, ways
+from ecospa_fx.passes.ways import Way, reads_values, unlike_sizes, values_followed, ways
 
 MODEL = nn.Linear(5, 3)  # takes the first primes
 IDS = torch.arange(2 * 12).view(2, 12)
@@ -69,3 +70,13 @@ def test_only_what_fixes_values_helps_against_values(message: str, reads: bool) 
     assert Way({}).idle(failure) is reads
     assert Way({}, fixed=frozenset({"grid"})).idle(failure) is not reads
     assert not Way({}).idle(None)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.full((99,), 3.0), nn.Parameter(torch.full((99,), 3.0)), nn.Parameter(torch.ones(3).expand(9, 3))],
+)
+def test_what_is_followed_starts_with_the_values_of_parameters_and_inputs(tensor: torch.Tensor) -> None:
+    with values_followed():
+        followed = FakeTensorMode().from_tensor(tensor)
+    assert torch.equal(followed.real_tensor, tensor.detach())
