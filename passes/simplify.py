@@ -3,7 +3,7 @@
 A lookup by constant numbers (``qkv[:, :, :, [-2]]``) is a slice, which keeps its labels; a lookup by numbers
 that only the run knows does not. A slice of everything is what it slices. Strides that let chunks overlap
 are windows. An ``einsum`` over many tensors is a chain over two at a time. A mask that repeats one value for
-all features is that value: it takes whole rows. What is filled with a number is made of it.
+all features is that value: it takes whole rows. What is filled with a number is made of it. Zeros leave sums.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import fx
 from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.unfuse import emit
+from ecospa_fx.passes.zeros import without_zeros
 from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
@@ -52,7 +53,7 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
             changed = True
     if changed:
         graph.eliminate_dead_code()
-    return changed
+    return without_zeros(graph) or changed
 
 
 def _whole(node: fx.Node) -> fx.Node | None:
