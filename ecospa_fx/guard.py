@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,3 +127,33 @@ class _Tensor:
             f"(captured with {tuple(hint(n) for n in self.example.shape)})",
             one=only is not None and 1 in (size, only),
         )
+
+
+def value_guard(
+    sizes: Callable[[list[Any]], None], inputs: Mapping[str, Any], fixed: frozenset[str]
+) -> Callable[[list[Any]], None]:
+    """The check of sizes, and of the values that a graph is made for.
+
+    Args:
+        sizes: the check of sizes.
+        inputs: what the graph was captured with, by name.
+        fixed: names of inputs whose values the graph holds.
+
+    Returns:
+        A function of a call's leaves, which raises :class:`~ecospa_fx.errors.InputError` if they do not fit.
+    """
+    if not fixed:
+        return sizes
+    names = [name for name, value in inputs.items() for _ in pytree.tree_leaves(value)]
+    wanted = {i: (name, inputs[name]) for i, name in enumerate(names) if name in fixed}
+
+    def guard(leaves: list[Any]) -> None:
+        sizes(leaves)
+        for i, (name, value) in wanted.items():
+            if not torch.equal(leaves[i].to(value.device), value):
+                raise InputError(
+                    f"input {name!r} has other values than at the capture, and the model reads them "
+                    "into Python; compile the model anew with these inputs"
+                )
+
+    return guard

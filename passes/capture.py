@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.collecting import uncollected
 from ecospa_fx.diagnosis import explain_failure
-from ecospa_fx.errors import BackwardError, CaptureError, InputError
+from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.functions import kept_whole
-from ecospa_fx.guard import input_guard, input_names
+from ecospa_fx.guard import input_guard, input_names, value_guard
 from ecospa_fx.labels import Nature
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.inline import inline
@@ -29,7 +29,7 @@ from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.turn import turn
 from ecospa_fx.passes.unfuse import unfuse
-from ecospa_fx.passes.ways import Way, constants_known, values_followed, ways
+from ecospa_fx.passes.ways import Way, constants_known, note, reads_values, values_followed, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
 
@@ -58,7 +58,9 @@ def capture(
         if way.idle(failures[-1] if failures else None):
             continue
         try:
-            return _accepted(model, way, inputs, accept)
+            program = _accepted(model, way, inputs, accept)
+            note(model, way)
+            return program
         except Exception as error:
             if (way.inputs is inputs and not way.followed) or isinstance(error, BackwardError):
                 failures.append(error)
@@ -73,8 +75,8 @@ def _accepted(
     repeats = None if way.fixed or way.scalars or way.strict or way.followed else Repeats(model)
     try:
         return _tried(model, way, inputs, accept, repeats)
-    except Exception:
-        if repeats is None or not repeats.used:
+    except Exception as error:
+        if repeats is None or not repeats.used or reads_values(error):
             raise
     return _tried(model, way, inputs, accept, None)
 
@@ -103,7 +105,7 @@ def _captured(model: nn.Module, way: Way, repeats: Repeats | None) -> tuple[Prog
             exported, unrolled = _export(model, inputs, way)
             program = from_exported(exported, model, repeats, way.followed)
         _note_inputs(program, [inputs[name] for name in way.fixed])
-    return replace(program, prepare=prepare, guard=_guards(program.guard, inputs, way.fixed)), unrolled
+    return replace(program, prepare=prepare, guard=value_guard(program.guard, inputs, way.fixed)), unrolled
 
 
 def _note_inputs(program: Program, fixed: list[torch.Tensor]) -> None:
@@ -130,31 +132,10 @@ def _alike(value: Any) -> Any:
     return value[:1, :1].expand_as(value).contiguous()
 
 
-def _guards(
-    sizes: Callable[[list[Any]], None], inputs: Mapping[str, Any], fixed: frozenset[str]
-) -> Callable[[list[Any]], None]:
-    """The check of sizes, and of the values that the graph is made for."""
-    if not fixed:
-        return sizes
-    names = [name for name, value in inputs.items() for _ in pytree.tree_leaves(value)]
-    wanted = {i: (name, inputs[name]) for i, name in enumerate(names) if name in fixed}
-
-    def guard(leaves: list[Any]) -> None:
-        sizes(leaves)
-        for i, (name, value) in wanted.items():
-            if not torch.equal(leaves[i].to(value.device), value):
-                raise InputError(
-                    f"input {name!r} has other values than at the capture, and the model reads them "
-                    "into Python; compile the model anew with these inputs"
-                )
-
-    return guard
-
-
 def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[ExportedProgram, list[int]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        unrolled = stack.enter_context(traceable(model, way.strict))
+        unrolled = stack.enter_context(traceable(model, way.strict, way.patched))
         scalars = stack.enter_context(numbers_set_aside(model)) if way.scalars else None
         stack.enter_context(_flat_signature(model, inputs, way.fixed, scalars))
         if way.fixed or way.scalars:

@@ -23,12 +23,13 @@ Scalars = list[tuple[nn.Module, str, torch.Tensor]]
 
 
 @contextlib.contextmanager
-def traceable(model: nn.Module, strict: bool = False) -> Iterator[list[int]]:
+def traceable(model: nn.Module, strict: bool = False, patched: bool = True) -> Iterator[list[int]]:
     """Inside, ``model`` can be traced; afterwards its modules and parameters are where they were.
 
     Args:
         model: the module.
         strict: its Python is analysed as bytecode, which follows no mode.
+        patched: with what transformers' exporter puts in place of its models' code.
 
     Yields:
         A list that receives the length of every loop that was unrolled over all places of a mask.
@@ -36,14 +37,14 @@ def traceable(model: nn.Module, strict: bool = False) -> Iterator[list[int]]:
     unrolled: list[int] = []
     with contextlib.ExitStack() as stack:
         replaced = tables_kept(model, "_modules")  # by forward itself
-        for context in (*_transformers(model), _no_fast_path(), replaced, _functional_casts()):
+        for context in (*_transformers(model, patched), _no_fast_path(), replaced, _functional_casts()):
             stack.enter_context(context)
         stack.enter_context(contextlib.nullcontext() if strict else _AsTraced())
         stack.enter_context(_loops_over_every_place(unrolled))
         yield unrolled
 
 
-def _transformers(model: nn.Module) -> list[Any]:
+def _transformers(model: nn.Module, patched: bool) -> list[Any]:
     """What transformers' own exporter does to make its models traceable, taken from it."""
     try:
         from transformers import PreTrainedModel
@@ -54,7 +55,8 @@ def _transformers(model: nn.Module) -> list[Any]:
     if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
     dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
-    return [_patches_of_loaded(utils), dynamo.reset_model_state(model), _masks_without_vmap()]
+    patches = _patches_of_loaded(utils) if patched else contextlib.nullcontext()
+    return [patches, dynamo.reset_model_state(model), _masks_without_vmap()]
 
 
 @contextlib.contextmanager

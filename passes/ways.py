@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -13,12 +14,14 @@ import torch._functorch.config
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ecospa_fx.errors import BackwardError
+from ecospa_fx.errors import BackwardError, CaptureError
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _SMALL, _GRID = 64, 8
 _VALUES = ("data-dependent", "data is not allocated", ".item()", "is not a constant", "_local_scalar_dense")
 _LARGEST_CONSTANT = 1 << 20
+_OWN_CODE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models whose patched graphs were wrong: a capture that cannot be compared, of a smaller model, knows it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Way:
         scalars: buffers that hold one integer (strides, kernel sizes) are numbers of the graph.
         followed: where Python reads a value that is computed, it reads that of the example; the graph holds
             only for calls that read the same there, and checks it.
+        patched: with what transformers' exporter puts in place of its own code.
     """
 
     inputs: Mapping[str, Any]
@@ -45,17 +49,21 @@ class Way:
     whole: bool = False
     scalars: bool = False
     followed: bool = False
+    patched: bool = True
 
     def idle(self, failure: Exception | None) -> bool:
         """Whether it could not help against what stopped the way before.
 
         Values that Python reads can only be fixed; and nothing else is helped by fixing them. Gradients of
-        custom functions are right only where these are kept whole.
+        custom functions are right only where these are kept whole. Code that was put in place of a model's
+        own may be what makes its graph another one.
         """
-        if failure is None:
-            return False
         if self.whole:
             return not isinstance(failure, BackwardError)
+        if failure is None:
+            return False
+        if not self.patched:
+            return isinstance(failure, BackwardError) or not isinstance(failure, CaptureError)
         return reads_values(failure) != (bool(self.fixed) or self.scalars or self.followed)
 
 
@@ -66,6 +74,11 @@ def reads_values(failure: Exception) -> bool:
 
 def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     """All ways to capture one call, the preferred ones first."""
+    on_meta = any(p.is_meta for p in model.parameters())  # nothing to follow there
+    followed = [] if on_meta else [Way(inputs, followed=True), Way(inputs, dynamic=False, followed=True)]
+    plain = [replace(way, patched=False) for way in followed]
+    if model in _OWN_CODE:
+        yield from plain
     unlike = unlike_sizes(model, inputs)
     if unlike is not None:
         yield Way(unlike)
@@ -78,8 +91,8 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     if scalars:
         yield Way(inputs, scalars=True)
         yield Way(inputs, dynamic=False, scalars=True)
-    on_meta = any(p.is_meta for p in model.parameters())  # nothing to follow there
-    followed = [] if on_meta else [Way(inputs, followed=True), Way(inputs, dynamic=False, followed=True)]
+    if any("transformers" in base.__module__ for base in _classes(model)):
+        yield from plain
     grids = any(inputs[name].numel() <= _GRID for name in small)
     yield from () if grids else followed
     yield Way(inputs, fixed=small, scalars=scalars)
@@ -89,6 +102,16 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     yield Way(inputs, dynamic=False, fixed=everything, scalars=scalars)
     yield Way(inputs, strict=True)
     yield Way(inputs, dynamic=False, strict=True)
+
+
+def note(model: nn.Module, way: Way) -> None:
+    """Remember what helped, for later captures of ``model``."""
+    if not way.patched:
+        _OWN_CODE.add(model)
+
+
+def _classes(model: nn.Module) -> set[type]:
+    return {base for module in model.modules() for base in type(module).__mro__}
 
 
 def scalar_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:

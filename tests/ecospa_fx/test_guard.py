@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import ecospa_fx
-from ecospa_fx.errors import SizeError
+from ecospa_fx.errors import InputError, SizeError
+from ecospa_fx.guard import value_guard
 
 
 class Sum(nn.Module):
@@ -37,3 +38,15 @@ def test_another_size_is_named(argument: str, name: str) -> None:
     args, kwargs = call(**{argument: 11})
     with pytest.raises(SizeError, match=f"{name}['\"] has size 11 .*fix size 10"):
         compiled(*args, **kwargs)
+
+
+def test_values_that_the_graph_holds_are_compared() -> None:
+    def sizes(leaves: list[Any]) -> None:
+        assert len(leaves) == 3
+
+    inputs = {"pair": (torch.ones(2), torch.ones(3)), "grid": torch.tensor([2, 3])}
+    assert value_guard(sizes, inputs, frozenset()) is sizes
+    guard = value_guard(sizes, inputs, frozenset({"grid"}))
+    guard([torch.zeros(2), torch.zeros(3), torch.tensor([2, 3])])
+    with pytest.raises(InputError, match="'grid' has other values"):
+        guard([torch.ones(2), torch.ones(3), torch.tensor([3, 2])])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
+from transformers.exporters import utils
 
 import ecospa_fx
 from ecospa_fx.errors import CaptureError, InputError
@@ -108,11 +109,30 @@ def test_tensors_are_as_they_were() -> None:
     assert table.tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
+def llama() -> LlamaModel:
+    return LlamaModel(LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=3,
+                                  num_attention_heads=2))  # fmt: skip
+
+
+def test_a_patch_of_transformers_that_computes_something_else_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twice = ("transformers.models.llama.modeling_llama.LlamaMLP", "forward", doubled)
+    monkeypatch.setitem(utils._PATCHES, "dynamo", [twice])
+    model, ids = llama().double(), torch.tensor([[0, 2, 1]])
+    compiled = ecospa_fx.compile(model, kwargs={"input_ids": ids, "use_cache": False})
+    compiled.apply(random_removal(compiled, 0.5))
+    assert compiled.verify(input_ids=ids, use_cache=False).within(1e-9)
+
+
+def doubled(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda self, x: 2 * original(self, x)
+
+
 def test_models_of_transformers_that_are_not_loaded_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
     other = "transformers.models.nllb_moe.modeling_nllb_moe"
     monkeypatch.delitem(sys.modules, other, raising=False)
-    model = LlamaModel(LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=3,
-                                   num_attention_heads=2))  # fmt: skip
+    model = llama()
     kernel = functional.scaled_dot_product_attention
     with traceable(model):
         assert functional.scaled_dot_product_attention is not kernel

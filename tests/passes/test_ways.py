@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from transformers import LlamaConfig, LlamaModel
 
+from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.passes.ways import Way, reads_values, unlike_sizes, values_followed, ways
 
 MODEL = nn.Linear(5, 3)  # takes the first primes
@@ -70,6 +72,19 @@ def test_only_what_fixes_values_helps_against_values(message: str, reads: bool) 
     assert Way({}).idle(failure) is reads
     assert Way({}, fixed=frozenset({"grid"})).idle(failure) is not reads
     assert not Way({}).idle(None)
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("shapes"), CaptureError("differs"), BackwardError()])
+def test_some_ways_help_against_wrong_graphs_alone(failure: Exception | None) -> None:
+    assert Way({}, whole=True).idle(failure) is not isinstance(failure, BackwardError)
+    assert Way({}, patched=False).idle(failure) is isinstance(failure, RuntimeError | BackwardError)
+
+
+def test_only_models_of_transformers_are_captured_without_its_patches() -> None:
+    llama = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=3,
+                        num_attention_heads=2)  # fmt: skip
+    assert all(way.patched for way in ways(MODEL, {"x": torch.ones(4, 5)}))
+    assert not all(way.patched for way in ways(LlamaModel(llama), {"input_ids": IDS}))
 
 
 @pytest.mark.parametrize(
