@@ -107,8 +107,16 @@ def _held(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> None:
     if isinstance(node.args[0], fx.Node):  # the others are known to hold
         if _is_drawn(node):
             raise CaptureError(f"a branch depends on random numbers, at {source_line(node)}")
+        if _is_exact(node.args[0]):
+            raise CaptureError(f"no other call reads the same real number, at {source_line(node)}")
         checked = graph.call_function(ops.held, (env[node.args[0]], source_line(node)))
         checked.meta = {k: v for k, v in node.meta.items() if k != "val"}
+
+
+def _is_exact(condition: fx.Node) -> bool:
+    """Whether a real number has to be what it was, to the last bit, as after ``float(x.sum().item())``."""
+    values = [n.meta.get("val") for n in condition.all_input_nodes]
+    return condition.target is operator.eq and any(isinstance(v, torch.SymFloat) for v in values)
 
 
 def _is_drawn(node: fx.Node) -> bool:

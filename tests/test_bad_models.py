@@ -34,6 +34,12 @@ class Item(nn.Linear):
         return y / (1.0 if scale > 0 else 2.0)
 
 
+class Number(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y / (1.0 if y.sum().item() > 0 else 2.0)
+
+
 class Loop(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -42,23 +48,49 @@ class Loop(nn.Linear):
         return y
 
 
+class Noise(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if torch.rand(()) > 0.5:
+            return y
+        return -y
+
+
+class NoisyLoop(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        while torch.rand(()) > 0.5:
+            y = y / 2
+        return y
+
+
 LINES = {
+    Branch: "if x.sum() > 0:",
+    Number: "return y / (1.0 if y.sum().item() > 0 else 2.0)",
+    Loop: "while y.norm() > 1:",
+}
+UNKNOWN = {
     Item: ("scale = float(y.sum().item())", "torch.where, torch.cond or a mask"),
-    Loop: ("while y.norm() > 1:", "torch.where, torch.cond or a mask"),
+    Noise: ("if torch.rand(()) > 0.5:", "torch.where, torch.cond or a mask"),
+    NoisyLoop: ("while torch.rand(()) > 0.5:", "torch.where, torch.cond or a mask"),
 }
 
 
-def test_a_branch_goes_as_it_went() -> None:
-    model = Branch(4, 4)
-    compiled = ecospa_fx.compile(model, args=(X.abs(),))
-    assert torch.equal(compiled(2 + X), model(2 + X))
-    with pytest.raises(errors.InputError, match=r"if x\.sum\(\) > 0:\n  compile the model anew"):
-        compiled(X.abs().neg())
-
-
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("kind", LINES, ids=lambda kind: kind.__name__)
+def test_a_branch_goes_as_it_went(kind: type[nn.Linear], sign: int) -> None:
+    model = kind(4, 4, bias=False)
+    nn.init.ones_(model.weight)
+    x = sign * X.abs()
+    compiled = ecospa_fx.compile(model, args=(x,))
+    assert torch.equal(compiled(1.01 * x), model(1.01 * x))
+    with pytest.raises(errors.InputError, match=re.escape(LINES[kind]) + "\n  compile the model anew"):
+        compiled(-x if kind is not Loop else 1e-6 * x)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN, ids=lambda kind: kind.__name__)
 def test_what_cannot_be_traced(kind: type[nn.Module]) -> None:
-    code, remedy = LINES[kind]
+    code, remedy = UNKNOWN[kind]
     model = kind(4, 4)
     with untouched(model), pytest.raises(errors.CaptureError) as caught:
         ecospa_fx.compile(model, args=(X,))
