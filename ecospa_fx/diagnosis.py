@@ -44,13 +44,14 @@ def _frame_in(text: str) -> str:
     return "{0}:{1}: {3}".format(*found[-1]) if found else ""
 
 
+def is_users(file: str) -> bool:
+    """Whether code is neither torch's nor of this package."""
+    return "/torch/" not in file and not file.startswith(_OWN)
+
+
 def _user_frame(error: BaseException) -> str:
     """The innermost line of the traceback that is the user's, not torch's."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/torch/" not in f.filename and not f.filename.startswith(_OWN)
-    ]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 

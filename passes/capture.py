@@ -26,6 +26,7 @@ from ecospa_fx.passes.normalise import functional, normalise
 from ecospa_fx.passes.once import Repeats, canonical_names
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
+from ecospa_fx.passes.reads import UnrolledError
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.turn import turn
 from ecospa_fx.passes.unfuse import unfuse
@@ -62,7 +63,8 @@ def capture(
             note(model, way)
             return program
         except Exception as error:
-            if (way.inputs is inputs and not way.followed) or isinstance(error, BackwardError):
+            telling = isinstance(error, BackwardError | UnrolledError)
+            if telling or (way.inputs is inputs and not way.followed):
                 failures.append(error)
     wrong = next((f for f in failures if isinstance(f, CaptureError)), None)
     raise wrong or CaptureError(explain_failure(model, failures[0])) from failures[0]

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.errors import BackwardError, CaptureError
+from ecospa_fx.passes.reads import FewReads, UnrolledError
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _SMALL, _GRID = 64, 8
@@ -64,6 +65,8 @@ class Way:
             return False
         if not self.patched:
             return isinstance(failure, BackwardError) or not isinstance(failure, CaptureError)
+        if self.followed and isinstance(failure, UnrolledError):
+            return True
         return reads_values(failure) != (bool(self.fixed) or self.scalars or self.followed)
 
 
@@ -159,6 +162,7 @@ def values_followed() -> Iterator[None]:
         torch.random.fork_rng(),
         torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True),
         mock.patch.object(mode, compared, lambda self, target, args, known, fake, real: fake),
+        FewReads(),
         mock.patch.object(meta, "_safe_copy", _copied(meta._safe_copy)),
     ):
         yield
