@@ -9,6 +9,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 Lines = Mapping[str, Sequence[tuple[float, float]]]
+_BROKEN = 5.0
 
 
 def plot(file: Path, lines: Lines, across: str, up: str, *, log: bool = False, line: bool = True,
@@ -69,10 +70,11 @@ def speedup(rows: Sequence[Row]) -> Lines:
 
 
 def quality(result: Row) -> Lines:
-    """Perplexity over that of the dense model, by million parameters."""
+    """Perplexity over that of the dense model, by million parameters; broken models would hide the others."""
     rows = [
         {**r, "millions": r["params"] / 1e6, "over": r["perplexity"] / result["dense"]}
         for r in result["rows"]
+        if r["perplexity"] < _BROKEN * result["dense"]
     ]
     return grouped(rows, method, "millions", "over")
 

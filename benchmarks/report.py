@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import page
 from benchmarks.peers import environment
 from benchmarks.peers.jobs import jobs as peer_jobs
+from benchmarks.perplexities import joined
 from benchmarks.store import FILE, Job, Store, run_all
 
 SMALL = ("--width", "128", "--hidden", "352")
@@ -84,7 +85,7 @@ def main(given: Sequence[str] | None = None) -> None:
 def quality(options: argparse.Namespace, store: Store) -> page.Row | None:
     """The result named on the command line, or that of this run."""
     if options.quality:
-        return json.loads(options.quality.read_text())  # type: ignore[no-any-return]
+        return joined(json.loads(options.quality.read_text()))
     rows = store.section("quality")
     return {**rows[-1]["about"], "rows": rows[-1]["rows"]} if rows and rows[-1]["rows"] else None
 
