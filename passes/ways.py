@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
+import sympy  # type: ignore[import-untyped]
 import torch
 import torch._functorch.config
 from torch import nn
+from torch.fx.experimental import symbolic_shapes
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.passes.reads import FewReads, UnrolledError
@@ -157,6 +160,7 @@ def values_followed() -> Iterator[None]:
     with parameters of whatever was in memory: these are copied too.
     """
     mode, meta = torch._subclasses.FakeTensorMode, torch._subclasses.meta_utils
+    shapes = symbolic_shapes.ShapeEnv
     compared = "_maybe_infer_fake_kernel_from_pytree_out"
     with (
         torch.random.fork_rng(),
@@ -164,8 +168,33 @@ def values_followed() -> Iterator[None]:
         mock.patch.object(mode, compared, lambda self, target, args, known, fake, real: fake),
         FewReads(),
         mock.patch.object(meta, "_safe_copy", _copied(meta._safe_copy)),
+        mock.patch.object(shapes, "guard_or_defer_runtime_assert", _asserted(shapes)),
     ):
         yield
+
+
+def _asserted(shapes: type) -> Callable[..., bool]:
+    """Conditions in a form that torch writes into the graph.
+
+    It takes bounds of one number for part of that number's range, which it asserts for integers only, and
+    leaves out what has no operator: a branch would go unchecked.
+    """
+    defer: Callable[..., bool] = shapes.guard_or_defer_runtime_assert  # type: ignore[attr-defined]
+
+    def deferred(self: Any, condition: Any, *args: Any, **kwargs: Any) -> bool:
+        if symbolic_shapes._has_uninterpretable_sympy_function(condition):
+            raise CaptureError(f"no operator checks {condition} in a graph")
+        kinds = {sympy.LessThan: sympy.StrictLessThan, sympy.GreaterThan: sympy.StrictGreaterThan}
+        if type(condition) in kinds and any(map(_is_real, condition.free_symbols)):
+            strict = kinds[type(condition)](*condition.args)
+            condition = sympy.Or(strict, sympy.Eq(*condition.args))
+        return defer(self, condition, *args, **kwargs)
+
+    return deferred
+
+
+def _is_real(symbol: Any) -> bool:
+    return symbol_is_type(symbol, SymT.UNBACKED_FLOAT)
 
 
 def _copied(copy: Callable[[torch.Tensor, Any], None]) -> Callable[[torch.Tensor, Any], None]:
