@@ -54,23 +54,23 @@ class Census:
         self._fixed = self._fixed_sizes()
 
     def _moving_axes(self) -> list[ParameterAxis]:
-        """Axes that may yet shrink; the places of a stack already count its rows, which are axis 0."""
+        """Axes that may yet shrink; the places of a stack already count its rows."""
         found = [a for a in self.graph.axes if (self.gone[a.components] & ~self.dead[a.components]).any()]
-        stacks = {a.parameter for a in found if a.rows > 1}
-        return [a for a in found if a.axis > 0 or a.parameter not in stacks]
+        counted = {(a.parameter, a.stack.rows) for a in found if a.stack}
+        return [a for a in found if (a.parameter, a.axis) not in counted]
 
     def _experts_above(self, axis: ParameterAxis) -> Ids:
         """The expert that holds each place of a stack; elsewhere the place's own component."""
-        if axis.rows > 1:
+        if axis.stack:
             for other in self.graph.axes:
-                if (other.parameter, other.axis) == (axis.parameter, 0):
+                if (other.parameter, other.axis) == (axis.parameter, axis.stack.rows):
                     rows = np.repeat(other.components, len(axis.components) // axis.rows)
                     return np.where(self.partition.chosen[rows], rows, axis.components)
         return axis.components
 
     def _fixed_sizes(self) -> Ids:
         """For each parameter the product of the present sizes of the axes that do not move."""
-        moving = {(a.parameter, axis) for a in self._moving for axis in {a.axis, 0 if a.rows > 1 else a.axis}}
+        moving = {(a.parameter, axis) for a in self._moving for axis in a.stack or (a.axis,)}
         sizes = []
         for name, dense in self.graph.shapes.items():
             shape = self.removal.shape(name, dense)
@@ -135,9 +135,7 @@ def removal_of(graph: CouplingGraph, dead: Ids) -> Removal:
         if len(gone):
             removed.setdefault(axis.parameter, {})[axis.axis] = gone
     shapes = {name: graph.shapes[name] for name in removed}
-    stacked = {
-        a.parameter: a.axis for a in graph.axes if a.rows > 1 and a.axis in removed.get(a.parameter, {})
-    }
+    stacked = {a.parameter: a.stack for a in graph.axes if a.stack and a.axis in removed.get(a.parameter, {})}
     return Removal(shapes, removed, stacked)
 
 

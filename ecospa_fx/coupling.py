@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 
 from ecospa_fx.labels import Ids, Reason
+from ecospa_fx.stacks import Stack
 
 DEFAULT_KINDS = ("qk", "vo", "ffn", "lowrank", "conv", "head")
 
@@ -74,6 +75,7 @@ class ParameterAxis:
         role: ``"in"`` or ``"out"``.
         weight: whether the parameter is a matrix (or more), rather than a bias or a scale.
         rows: number of matrices that choose for themselves, 1 for all alike.
+        stack: the axes of these matrices, None for all alike.
     """
 
     parameter: str
@@ -82,6 +84,7 @@ class ParameterAxis:
     role: str
     weight: bool
     rows: int = 1
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ class ParameterCut:
     """The surviving entries of one parameter, which always form a dense box.
 
     A tensor of the parameter's shape becomes ``tensor[kept].reshape(new_shape)``. Mostly that is a choice of
-    indices per axis; indices may also differ along a leading axis, such as the expert of a stacked weight.
+    indices per axis; indices may also differ from matrix to matrix, such as those of experts in one tensor.
     Tensors are narrowed axis by axis, which takes far less time and memory than indexing by the mask.
 
     Attributes:
         kept: bool, the parameter's shape before the cut, True where an entry survives.
         new_shape: the parameter's shape after the cut.
+        rows: the axis along which such matrices stand.
 
     Raises:
         RewriteError: ``kept`` is no bool tensor with values, or its True entries do not form a box of
@@ -47,6 +48,7 @@ class ParameterCut:
 
     kept: torch.Tensor
     new_shape: tuple[int, ...]
+    rows: int = 0
 
     def __post_init__(self) -> None:
         if self.kept.dtype is not torch.bool or self.kept.is_meta:
@@ -54,12 +56,16 @@ class ParameterCut:
                 f"kept must be a bool tensor with values, not {self.kept.dtype} on {self.kept.device}"
             )
         sizes = tuple(len(index) for index in self._indices)
-        if sizes != self.new_shape if self.is_product else sizes[:1] != self.new_shape[:1] or len(sizes) < 2:
+        if not (sizes == self.new_shape if self.is_product else self._may_differ(sizes)):
             raise RewriteError(
                 f"{self._count} entries kept of {self.old_shape} do not form a box of shape {self.new_shape}"
             )
         _ = self._slices  # where they differ, each has to form a box as well
         object.__setattr__(self, "kept", self._compact())
+
+    def _may_differ(self, sizes: tuple[int, ...]) -> bool:
+        """Whether there are matrices to cut one by one, as many of them as there should be."""
+        return 0 <= self.rows < len(sizes) > 1 and sizes[self.rows] == self.new_shape[self.rows]
 
     def _compact(self) -> torch.Tensor:
         """``kept`` without memory for what repeats: mostly a single axis becomes shorter."""
@@ -111,7 +117,7 @@ class ParameterCut:
         """
         shape = list(self.new_shape)
         shape[axis] = 1
-        return ParameterCut(self.kept.any(dim=axis, keepdim=True), tuple(shape))
+        return ParameterCut(self.kept.any(dim=axis, keepdim=True), tuple(shape), self.rows)
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         """Cut ``tensor``.
@@ -183,8 +189,8 @@ class ParameterCut:
 
     @cached_property
     def _steps(self) -> list[_Step]:
-        """The axes that are made shorter as a whole; before `_slices`, whole leading indices."""
-        axes = range(self.kept.dim()) if self.is_product else range(1)
+        """The axes that are made shorter as a whole; before `_slices`, whole matrices."""
+        axes = range(self.kept.dim()) if self.is_product else (self.rows,)
         return [
             _Step(axis, size, self._indices[axis], _complement(self._indices[axis], size))
             for axis, size in enumerate(self.old_shape)
@@ -193,10 +199,11 @@ class ParameterCut:
 
     @cached_property
     def _slices(self) -> list[ParameterCut]:
-        """One cut for each surviving leading index, where they differ; else none."""
+        """One cut for each surviving matrix, where they differ; else none."""
         if self.is_product:
             return []
-        return [ParameterCut(self.kept[index], self.new_shape[1:]) for index in self._indices[0]]
+        shape = (*self.new_shape[: self.rows], *self.new_shape[self.rows + 1 :])
+        return [ParameterCut(self.kept.select(self.rows, int(i)), shape) for i in self._indices[self.rows]]
 
     def _check(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
         if tuple(tensor.shape) != shape:
@@ -211,18 +218,16 @@ class ParameterCut:
                 removed.append(tensor.index_select(axis, gone.to(tensor.device)))
             tensor = tensor.index_select(axis, kept.to(tensor.device))
         if self._slices:
-            tensor = torch.stack(
-                [cut._narrow(part, removed) for cut, part in zip(self._slices, tensor, strict=True)]
-            )
+            parts = zip(self._slices, tensor.unbind(self.rows), strict=True)
+            tensor = torch.stack([cut._narrow(part, removed) for cut, part in parts], self.rows)
         return tensor
 
     def _widen(self, small: torch.Tensor, removed: list[torch.Tensor] | None) -> torch.Tensor:
         """Undo `_narrow`, and take what came from the end of ``removed``; None puts zeros there."""
         if self._slices:
-            parts = [
-                cut._widen(part, removed) for cut, part in reversed([*zip(self._slices, small, strict=True)])
-            ]
-            small = torch.stack(parts[::-1])
+            pairs = [*zip(self._slices, small.unbind(self.rows), strict=True)]
+            parts = [cut._widen(part, removed) for cut, part in reversed(pairs)]
+            small = torch.stack(parts[::-1], self.rows)
         for axis, size, kept, gone in reversed(self._steps):
             wide = small.new_zeros(*small.shape[:axis], size, *small.shape[axis + 1 :])
             wide.index_copy_(axis, kept.to(small.device), small)

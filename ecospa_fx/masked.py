@@ -50,7 +50,8 @@ class Difference:
 def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Removal) -> torch.Tensor:
     """A tensor of the dense shape with zeros where entries are gone."""
     if name in removal.stacked:
-        return ParameterCut(removal.mask(name, dense), tuple(small.shape)).scatter(small)
+        rows = removal.stacked[name].rows
+        return ParameterCut(removal.mask(name, dense), tuple(small.shape), rows).scatter(small)
     wide = small
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, dense[axis])).nonzero().flatten().to(small.device)
@@ -63,7 +64,8 @@ def narrow(wide: torch.Tensor, name: str, removal: Removal) -> torch.Tensor:
     """The surviving entries of a dense tensor."""
     if name in removal.stacked:
         shape = tuple(wide.shape)
-        return ParameterCut(removal.mask(name, shape), removal.shape(name, shape)).apply(wide)
+        rows = removal.stacked[name].rows
+        return ParameterCut(removal.mask(name, shape), removal.shape(name, shape), rows).apply(wide)
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, wide.shape[axis])).nonzero().flatten()
         wide = wide.index_select(axis, kept.to(wide.device))

@@ -55,7 +55,7 @@ def _factor(mean: torch.Tensor, other: torch.Tensor, cut: ParameterCut, axis: in
         cut: the parameter's cut.
         axis: -1 for the row factor, -2 for the column factor.
     """
-    if not cut.is_product and cut.kept.dim() == 2:  # rows of other experts: columns are no columns any more
+    if not cut.is_product and cut.rows >= cut.kept.dim() - 2:  # each matrix is a row, with columns of its own
         whole = mean * other / mean.mean(-3 - axis, keepdim=True)
         return cut.apply(torch.where(whole.isfinite(), whole, 0)).mean(axis, keepdim=True)
     along, across = cut.collapse(axis), cut.collapse(-3 - axis)

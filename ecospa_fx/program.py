@@ -16,6 +16,7 @@ from ecospa_fx.folds import assembly, flat
 from ecospa_fx.labels import Ids, LabelSpace, Partition, Reason, Value
 from ecospa_fx.routers import Router
 from ecospa_fx.rules.call import Call
+from ecospa_fx.stacks import Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +71,13 @@ class Analysis:
         program: the program.
         values: label value of every node that holds a tensor (a tuple of them for several outputs).
         calls: the rule's view of every operator call.
-        labels: for every parameter, the label array of each axis (None for an axis of size 1).
+        labels: for every parameter, the label array of each axis (None for an axis of size 1); where each
+            matrix of a stack has labels of its own, ``[rows, size]``.
         partition: which labels die together.
         unknown: operators without a rule, with how often they occur.
         space: the facts that the partition was resolved from.
         picked: values that stand for those of whichever expert the input picks → the node that picks it.
+        stacked: parameters of which each matrix has labels of its own → the axes.
     """
 
     program: Program
@@ -85,6 +88,7 @@ class Analysis:
     unknown: Mapping[str, int]
     space: LabelSpace
     picked: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    stacked: Mapping[str, Stack] = field(default_factory=dict)
 
     def tied(self, pairs: Iterable[tuple[Ids, Ids]]) -> Analysis:
         """The same analysis with more labels united."""

@@ -13,6 +13,7 @@ from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph, ParameterAxis
 from ecospa_fx.labels import Ids
 from ecospa_fx.removal import Removal
 from ecospa_fx.sharded import whole
+from ecospa_fx.stacks import Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Slice:
         across: number of entries at one index.
         role: ``"in"`` or ``"out"``.
         weight: whether the parameter is a matrix (or more), rather than a bias or a scale.
+        stack: the axes of matrices that choose for themselves, None for all alike.
     """
 
     parameter: str
@@ -38,10 +40,10 @@ class Slice:
     across: int
     role: str
     weight: bool
-    stacked: bool = False
+    stack: Stack | None = None
 
     def _others(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        kept = (0, self.axis) if self.stacked else (self.axis,)
+        kept = self.stack or (self.axis,)
         return tuple(a for a in range(tensor.dim()) if a not in kept)
 
     def sums(self, tensor: torch.Tensor) -> Ids:
@@ -92,9 +94,8 @@ def slices(graph: CouplingGraph, removal: Removal, kinds: Sequence[str] = DEFAUL
             couples = np.where(units[kept], graph.couple_of[kept], -1)
             shape = removal.shape(axis.parameter, dense)
             across = int(np.prod(shape)) // max(len(kept), 1)
-            stacked = axis.rows > 1
             found.append(
-                Slice(axis.parameter, axis.axis, kept, couples, across, axis.role, axis.weight, stacked)
+                Slice(axis.parameter, axis.axis, kept, couples, across, axis.role, axis.weight, axis.stack)
             )
     return found
 
@@ -102,6 +103,7 @@ def slices(graph: CouplingGraph, removal: Removal, kinds: Sequence[str] = DEFAUL
 def _present(axis: ParameterAxis, removal: Removal) -> Ids:
     """Which places of an axis are still there: bool, of the shape of its components."""
     kept = removal.kept(axis.parameter, axis.axis, len(axis.components))
-    if axis.rows > 1:
-        kept = (kept.reshape(axis.rows, -1) & removal.kept(axis.parameter, 0, axis.rows)[:, None]).ravel()
+    if axis.stack:
+        rows = removal.kept(axis.parameter, axis.stack.rows, axis.rows)
+        kept = (kept.reshape(axis.rows, -1) & rows[:, None]).ravel()
     return kept

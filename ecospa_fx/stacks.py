@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from ecospa_fx.arrays import distinct
 
 Ids = np.ndarray
+
+
+class Stack(NamedTuple):
+    """Matrices of one tensor, each of which chooses its own indices.
+
+    What is told place by place counts through the matrices, ``row * size + index``. The matrices stand along
+    the earlier axis, so that ``dense[mask].view(shape)`` is what is left of a tensor.
+
+    Attributes:
+        rows: the axis along which the matrices stand.
+        axis: the axis along which each of them chooses, behind ``rows``.
+    """
+
+    rows: int
+    axis: int
+
+    def places(self, shape: Sequence[int]) -> int:
+        """Number of places in a tensor of ``shape``: those of all matrices."""
+        return shape[self.rows] * shape[self.axis]
+
+    def spread(self, places: Ids, shape: Sequence[int]) -> Ids:
+        """One value for each place, along the two axes of a tensor of ``shape``; size 1 along the others."""
+        return places.reshape([n if a in self else 1 for a, n in enumerate(shape)])
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.passes.couple import couple
 from ecospa_fx.passes.propagate import propagate
 from ecospa_fx.passes.routers import with_routers
-from ecospa_fx.passes.stacks import stacked_axes
+from ecospa_fx.passes.stacks import in_vain, stacked_axes
 from ecospa_fx.program import Analysis, Program
 
 
@@ -26,4 +26,10 @@ def analyse(program: Program) -> tuple[CouplingGraph, Analysis]:
     program = with_routers(program)
     graph, analysis = couple(propagate(program))
     stacked = stacked_axes(analysis, graph)
-    return couple(propagate(program, stacked)) if stacked else (graph, analysis)
+    while stacked:
+        found = couple(propagate(program, stacked))
+        vain = in_vain(analysis, graph, stacked, found)
+        if not vain:
+            return found
+        stacked = {name: stack for name, stack in stacked.items() if name not in vain}
+    return graph, analysis

@@ -90,9 +90,9 @@ class _Builder:
                     role = "in" if self.partition.label_tags[ids.flat[0]] & Tag.CONTRACTED else "out"
                     components = self.partition.component[ids.ravel()]
                     rows = len(ids) if ids.ndim > 1 else 1
-                    yield ParameterAxis(
-                        name, axis, components, role, len(axes) > (1 if rows == 1 else 2), rows
-                    )
+                    stack = self.analysis.stacked[name] if rows > 1 else None
+                    weight = len(axes) > (2 if stack else 1)
+                    yield ParameterAxis(name, axis, components, role, weight, rows, stack)
 
     def _tags(self) -> Ids:
         tags = self.partition.tags.copy()

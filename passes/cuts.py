@@ -41,8 +41,8 @@ def cuts(before: Removal, after: Removal, shapes: Shapes) -> dict[str, Parameter
 def _cut(
     name: str, before: Removal, after: Removal, dense: tuple[int, ...], new: tuple[int, ...]
 ) -> ParameterCut:
-    if name in before.stacked or name in after.stacked:
-        return ParameterCut(narrow(after.mask(name, dense), name, before), new)
+    if name in after.stacked:
+        return ParameterCut(narrow(after.mask(name, dense), name, before), new, after.stacked[name].rows)
     left = ((after.kept(name, a, size), before.kept(name, a, size)) for a, size in enumerate(dense))
     return ParameterCut.along([torch.from_numpy(stays[was]) for stays, was in left])
 
@@ -74,7 +74,7 @@ def _revived(before: Removal, after: Removal) -> list[str]:
     return [
         f"it chooses the indices of {name} in another way than what is gone already"
         for name in before.removed
-        if before.stacked.get(name) != after.stacked.get(name)
+        if any(before.stack(name, axis) != after.stack(name, axis) for axis in before.removed[name])
     ] + [
         f"it keeps entries of {name} (axis {axis}) that are gone already; plans are cumulative"
         for name, axes in before.removed.items()

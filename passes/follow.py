@@ -23,8 +23,9 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
         for axis, ids in enumerate(axes):
             if ids is not None and axis in removal.removed.get(name, {}):
                 gone = _gone(removal, name, axis, analysis.program.parameters[name])
-                if gone.ndim > ids.ndim:
-                    gone = gone[removal.kept(name, 0, len(gone))]
+                stack = removal.stack(name, axis)
+                if stack and stack != analysis.stacked.get(name):
+                    gone = gone[removal.kept(name, stack.rows, len(gone))]
                     torn += [name] * bool((gone != gone[:1]).any())
                     gone = gone[0]
                 dead[ids] = gone
@@ -64,7 +65,8 @@ def _check_routers(analysis: Analysis, dead: Ids) -> None:
 def _gone(removal: Removal, name: str, axis: int, shape: tuple[int, ...]) -> Ids:
     """Which indices of an axis are gone; for a stack with a choice of its own in each matrix, row by row."""
     gone = ~removal.kept(name, axis, removal.length(name, axis, shape))
-    return gone.reshape(shape[0], -1) if removal.stacked.get(name) == axis else gone
+    stack = removal.stack(name, axis)
+    return gone.reshape(shape[stack.rows], -1) if stack else gone
 
 
 def _holds(axes: tuple[Ids | None, ...], partition: Partition, components: Ids) -> bool:

@@ -27,16 +27,17 @@ from ecospa_fx.rules.call import Arrays, Call, nature_of
 from ecospa_fx.rules.routers import MARKER_RULES
 from ecospa_fx.rules.views import with_slots
 from ecospa_fx.sizes import hint, static
+from ecospa_fx.stacks import Stack
 
 _MADE = tuple(f"aten.new_{word}.default" for word in ("zeros", "ones", "full"))  # known without the input
 
 
-def propagate(program: Program, stacked: Mapping[str, int] | None = None) -> Analysis:
+def propagate(program: Program, stacked: Mapping[str, Stack] | None = None) -> Analysis:
     """Run labels through the graph.
 
     Args:
         program: the captured program.
-        stacked: parameter → axis along which each of its matrices has labels of its own.
+        stacked: parameters of which each matrix has labels of its own → the axes.
 
     Returns:
         Labels of every node and their resolved partition. Cost is linear in nodes and labels.
@@ -47,7 +48,7 @@ def propagate(program: Program, stacked: Mapping[str, int] | None = None) -> Ana
 class Interpreter:
     """Runs the rules of a program's operators on label arrays, node by node."""
 
-    def __init__(self, program: Program, stacked: Mapping[str, int] | None = None) -> None:
+    def __init__(self, program: Program, stacked: Mapping[str, Stack] | None = None) -> None:
         self.program, self.stacked = program, stacked or {}
         self.space = LabelSpace()
         self.values: dict[fx.Node, Any] = {}
@@ -63,7 +64,7 @@ class Interpreter:
         partition = self.space.resolve()
         return Analysis(
             self.program, self.values, self.calls, self.labels, partition, dict(self.unknown), self.space,
-            self.routing.picked,
+            self.routing.picked, self.stacked,
         )  # fmt: skip
 
     def _placeholder(self, node: fx.Node) -> None:
@@ -96,9 +97,10 @@ class Interpreter:
         arrays = []
         for axis, ids in enumerate(self.labels[name]):
             if ids is not None:
-                along = (0, axis) if ids.ndim > 1 else (axis,)
+                shape = [-1 if a == axis else 1 for a in range(tensor.dim())]
+                own = ids.ndim > 1
                 arrays.append(
-                    LabelArray(ids.reshape([n if a in along else 1 for a, n in enumerate(tensor.shape)]))
+                    LabelArray(self.stacked[name].spread(ids, tensor.shape) if own else ids.reshape(shape))
                 )
         self.values[node] = replace(bare_value(tensor, Nature.WEIGHT), arrays=tuple(arrays))
 
@@ -108,11 +110,12 @@ class Interpreter:
         experts = self._experts(name)
         if experts is not None:
             labels[0] = experts
-        if (axis := self.stacked.get(name)) is not None:
-            rows = self.space.slots((shape[0],)) if experts is None else experts
-            own = self.space.stack(shape[0], shape[axis])
+        if (stack := self.stacked.get(name)) is not None:
+            count = shape[stack.rows]
+            rows = self.space.slots((count,)) if stack.rows or experts is None else experts
+            own = self.space.stack(count, shape[stack.axis])
             self.space.imply(rows[:, None], own)
-            labels[0], labels[axis] = rows, own
+            labels[stack.rows], labels[stack.axis] = rows, own
         return tuple(labels)
 
     def _experts(self, name: str) -> np.ndarray | None:

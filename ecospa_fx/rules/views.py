@@ -17,6 +17,8 @@ from ecospa_fx.rules.registry import rule
 if TYPE_CHECKING:
     from ecospa_fx.rules.site import Site
 
+FLATTENED = "two independent removals would meet on one flattened axis"
+
 Group = tuple[list[int], list[int]]
 
 
@@ -146,7 +148,7 @@ def _finest(call: Call, arrays: Arrays, merged: frozenset[int]) -> Arrays:
     )
     together = finest.axes & merged
     outside = [a for a in inside if not a.axes & merged <= together]
-    call.pin(outside, "two independent removals would meet on one flattened axis")
+    call.pin(outside, FLATTENED)
     coarse = [a for a in inside if a.axes < finest.axes and a.axes & merged < together]
     for array in coarse:
         call.space.imply(array.ids, finest.ids)

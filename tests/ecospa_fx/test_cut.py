@@ -42,7 +42,15 @@ def expert_cuts(draw: st.DrawFn) -> ParameterCut:
     return ParameterCut(torch.stack(slices), (int(alive.sum()), n, m))
 
 
-CUTS = st.one_of(product_cuts(), expert_cuts())
+@st.composite
+def head_cuts(draw: st.DrawFn) -> ParameterCut:
+    """Matrices along a later axis, each with indices of its own behind it."""
+    cut, before = draw(expert_cuts()), draw(bools(3).filter(lambda vector: bool(vector.any())))
+    kept = cut.kept[None] & before[:, None, None, None]
+    return ParameterCut(kept, (int(before.sum()), *cut.new_shape), rows=1)
+
+
+CUTS = st.one_of(product_cuts(), expert_cuts(), head_cuts())
 
 
 @given(CUTS)

@@ -94,6 +94,20 @@ def test_factored_state_may_differ_by_expert(build: Build, row: str, column: str
 
 
 @pytest.mark.parametrize(("build", "row", "column"), FACTORED)
+def test_factored_state_may_differ_by_head(build: Build, row: str, column: str) -> None:
+    kept = torch.tensor([[True, True, False, False], [False, True, False, True]]).expand(3, 2, 4)
+    cut = ParameterCut(kept, (3, 2, 2), rows=1)
+    param = nn.Parameter(torch.randn(3, 2, 4, dtype=torch.float64))
+    optimizer = stepped(build, param, [torch.randn_like(param)])
+    r, c = (
+        optimizer.state[param][key].reshape(shape) for key, shape in ((row, (3, 2, 1)), (column, (3, 1, 4)))
+    )
+    dense = cut.apply(r * c / r.mean(1, keepdim=True))
+    for key, axis in ((row, 2), (column, 1)):
+        torch.testing.assert_close(follow(optimizer, param, key, cut).flatten(), dense.mean(axis).flatten())
+
+
+@pytest.mark.parametrize(("build", "row", "column"), FACTORED)
 def test_factored_state_of_zeros_stays_finite(build: Build, row: str, column: str) -> None:
     param = nn.Parameter(torch.ones(4, 4))
     optimizer = stepped(build, param, [torch.zeros(4, 4)])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ecospa_fx.labels import LabelSpace, Reason, Tag
+from ecospa_fx.stacks import Stack
 
 
 def components(space: LabelSpace, *blocks: np.ndarray) -> list[list[int]]:
@@ -13,6 +14,14 @@ def components(space: LabelSpace, *blocks: np.ndarray) -> list[list[int]]:
 def routed(space: LabelSpace, *blocks: np.ndarray) -> None:
     for block in blocks:
         space.stacks.route(block)
+
+
+def test_places_lie_along_two_axes_of_a_tensor() -> None:
+    stack, shape = Stack(1, 3), (5, 2, 7, 3)
+    assert stack.places(shape) == 6
+    spread = stack.spread(np.arange(6), shape)
+    assert spread.shape == (1, 2, 1, 3)
+    assert spread[0, 1, 0].tolist() == [3, 4, 5]
 
 
 def test_a_union_between_routed_rows_holds_in_every_row() -> None:

@@ -30,7 +30,7 @@ class Grouping(Attention):
 
 
 class Boxes(Attention):
-    """Einsum with a parameter per head: a box, in which heads keep equal dims."""
+    """Einsum with heads on an axis of the parameters: boxes, in which each head keeps dims of its own."""
 
     def more(self) -> None:
         del self.q, self.k, self.v, self.o
@@ -162,10 +162,9 @@ class RotaryHalves(Rotary):
 
 
 PAIRS = {"qk": KV * DIM // 2, "vo": KV * DIM}
-AGREEING = {"qk": DIM, "vo": DIM}
 PROJECTIONS = {
     "grouping": (Grouping, GROUPED),
-    "boxes": (Boxes, AGREEING | {"head": HEADS}),
+    "boxes": (Boxes, SINGLE),
     "time-first": (TimeFirst, GROUPED),
     "unrepeated": (Unrepeated, GROUPED),
     "rotary": (Rotary, PAIRS),

@@ -7,6 +7,7 @@ import torch
 from ecospa_fx.errors import PlanError
 from ecospa_fx.passes.cuts import cuts
 from ecospa_fx.removal import Removal
+from ecospa_fx.stacks import Stack
 
 SHAPES = {"a": (5, 3), "b": (3,), "c": (2, 2)}
 
@@ -27,6 +28,21 @@ CASES = {
     "another parameter": (FIRST, removal(a={0: [1]}, b={0: [0]}), {"b": [[1, 2]]}),
     "named without a loss": (Removal(), removal(c={0: []}), {}),
 }
+
+
+STACK = Removal({"a": (5, 3)}, {"a": {1: np.array([0, 4, 8, 11, 14])}}, {"a": Stack(0, 1)})
+
+
+def test_a_stack_may_lose_what_all_matrices_share_before_it_loses_what_they_choose() -> None:
+    """Its rows, say, of which nothing was chosen yet."""
+    after = Removal(STACK.shapes, {"a": {0: np.array([1]), **STACK.removed["a"]}}, STACK.stacked)
+    assert cuts(FIRST, after, SHAPES)["a"].new_shape == (4, 2)
+    assert cuts(STACK, after, SHAPES)["a"].new_shape == (4, 2)
+
+
+def test_a_stack_cannot_choose_in_another_way_than_before() -> None:
+    with pytest.raises(PlanError, match="indices of a in another way"):
+        cuts(STACK, removal(a={1: [0]}), SHAPES)
 
 
 @pytest.mark.parametrize(("before", "after", "kept"), CASES.values(), ids=CASES)

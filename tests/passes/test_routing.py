@@ -18,8 +18,8 @@ def compiled(kind: type[nn.Module]) -> CompiledModel:
 
 def choices(model: CompiledModel, name: str) -> int:
     """How many different sets of indices the matrices of a stack have lost."""
-    axis, shape = model.removal.stacked[name], model.dense_shapes[name]
-    kept = model.removal.kept(name, axis, model.removal.length(name, axis, shape)).reshape(shape[0], -1)
+    (rows, axis), shape = model.removal.stacked[name], model.dense_shapes[name]
+    kept = model.removal.kept(name, axis, model.removal.length(name, axis, shape)).reshape(shape[rows], -1)
     assert (kept.sum(1) == kept[0].sum()).all()
     return len(np.unique(kept, axis=0))
 
