@@ -17,6 +17,9 @@ from ecospa_fx.stacks import Stack
 _Key = tuple[int, ...]
 """Distinct components along one axis: what makes axes of different parameters the same."""
 
+_FLATTENED: _Key = (-1,)
+"""An axis that a view joins with the hidden units inside it: what is on it has lost its labels."""
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -46,30 +49,28 @@ def shared_rows(
         Parameter name → its axes; at most one pair for each parameter.
     """
     found: dict[str, Stack] = {}
-    heights: dict[int, _Key] = {}
     for places in _groups(analysis, graph, names):
         rows = _agreed(analysis, places)
         own = {p.name: Stack(p.rows[rows], p.axis) for p in places} if rows else {}
         if rows and not own.keys() & found.keys():
             found |= own
-            heights |= {int(c): rows for p in places for c in components_on(analysis, p.name, p.axis)}
     alone = stacked_only(analysis, {n: s.axis for n, s in found.items()})
     found = {n: s for n, s in found.items() if alone[components_on(analysis, n, s.axis)].all()}
-    return found | dict(_biases(analysis, biases, {c: key for c, key in heights.items() if alone[c]}))
+    hidden = {int(c) for n, stack in found.items() for c in components_on(analysis, n, stack.axis)}
+    shapes = analysis.program.parameters
+    sizes = {(shapes[n][stack.rows], shapes[n][stack.axis]) for n, stack in found.items()}
+    return found | dict(_biases(analysis, biases, hidden, sizes, graph.couple_of >= 0))
 
 
 def _groups(analysis: Analysis, graph: CouplingGraph, names: Iterable[str]) -> list[list[_Place]]:
     """Axes that hold the same hidden units; those with the most come first."""
-    flattened = _flattened(analysis)
-    hidden = flattened | _own(graph)
+    hidden, flattened = _own(graph), _flattened(analysis)
     groups: dict[int, list[_Place]] = {}
     for name in names:
         for axis in range(len(analysis.labels[name])) if extents(analysis, name) > 2 else ():
             components = components_on(analysis, name, axis)
             if hidden[components].any():
-                place = _Place(
-                    name, axis, dict(_candidates(analysis, name, axis, bool(flattened[components].any())))
-                )
+                place = _Place(name, axis, dict(_candidates(analysis, name, axis, flattened)))
                 groups.setdefault(int(components.min()), []).append(place)
     return sorted(groups.values(), key=lambda g: -analysis.program.parameters[g[0].name][g[0].axis])
 
@@ -81,20 +82,21 @@ def _own(graph: CouplingGraph) -> np.ndarray:
 
 
 def _flattened(analysis: Analysis) -> np.ndarray:
-    """Whether each component is held only because all heads share it, and a view makes one axis of both."""
+    """Whether each component is held only because a view makes one axis of it and of what lies inside it."""
     found = np.array([r.text == FLATTENED for r in analysis.partition.reasons] + [False])
     return np.asarray(found[analysis.partition.pin])
 
 
-def _candidates(analysis: Analysis, name: str, axis: int, flattened: bool) -> Iterator[tuple[_Key, int]]:
+def _candidates(
+    analysis: Analysis, name: str, axis: int, flattened: np.ndarray
+) -> Iterator[tuple[_Key, int]]:
     """Axes along which matrices may stand; one that is summed over, only together with the hidden one."""
     together = summed(analysis, name, axis)
     routed = any(name in router.stacks for router in analysis.program.routers)  # experts stand along axis 0
     for rows, ids in enumerate(analysis.labels[name][: min(axis, 1) if routed else axis]):
-        if ids is not None:
-            key = _key(analysis, name, rows)
-            if together >= summed(analysis, name, rows) or (flattened and _are_heads(analysis, key)):
-                yield key, rows
+        if ids is not None and together >= summed(analysis, name, rows):
+            held = flattened[components_on(analysis, name, rows)].any()
+            yield (_FLATTENED if held else _key(analysis, name, rows)), rows
 
 
 def _agreed(analysis: Analysis, places: list[_Place]) -> _Key | None:
@@ -105,27 +107,24 @@ def _agreed(analysis: Analysis, places: list[_Place]) -> _Key | None:
 
     def rank(key: _Key) -> tuple[bool, bool]:
         together = any(summed(analysis, p.name, p.rows[key]) for p in places)
-        return _are_heads(analysis, key), together
+        heads = key == _FLATTENED or bool((analysis.partition.tags[list(key)] & int(Tag.HEAD)).any())
+        return heads, together
 
     return max(keys, key=rank, default=None)
 
 
 def _biases(
-    analysis: Analysis, names: Iterable[str], heights: Mapping[int, _Key]
+    analysis: Analysis, names: Iterable[str], hidden: set[int], sizes: set[tuple[int, int]], free: np.ndarray
 ) -> Iterator[tuple[str, Stack]]:
-    """Biases of such matrices; beside a longer axis their units have met nothing yet."""
-    pinned, known = analysis.partition.pin >= 0, set(heights.values())
+    """Biases of such matrices; one that is added to heads whose labels a view has taken has their sizes."""
     for name in (n for n in names if extents(analysis, n) == 2):
         axes = [a for a, ids in enumerate(analysis.labels[name]) if ids is not None]
-        for rows, axis in (axes,) if len(axes) == 2 else ():
-            components, key = components_on(analysis, name, axis), _key(analysis, name, rows)
-            frozen = pinned[components].all() and not pinned[list(key)].any()
-            if key in known and (frozen or {heights.get(int(c)) for c in components} == {key}):
-                yield name, Stack(rows, axis)
-
-
-def _are_heads(analysis: Analysis, key: _Key) -> bool:
-    return bool((analysis.partition.tags[list(key)] & int(Tag.HEAD)).any())
+        if len(axes) == 2:
+            found = {int(c) for c in components_on(analysis, name, axes[1])}
+            loose = not any(free[components_on(analysis, name, a)].any() for a in axes)
+            shape = analysis.program.parameters[name]
+            if found <= hidden or (loose and (shape[axes[0]], shape[axes[1]]) in sizes):
+                yield name, Stack(*axes)
 
 
 def _key(analysis: Analysis, name: str, axis: int) -> _Key:
