@@ -56,10 +56,7 @@ def shared_rows(
             found |= own
     alone = stacked_only(analysis, {n: s.axis for n, s in found.items()})
     found = {n: s for n, s in found.items() if alone[components_on(analysis, n, s.axis)].all()}
-    hidden = {int(c) for n, stack in found.items() for c in components_on(analysis, n, stack.axis)}
-    shapes = analysis.program.parameters
-    sizes = {(shapes[n][stack.rows], shapes[n][stack.axis]) for n, stack in found.items()}
-    return found | dict(_biases(analysis, biases, hidden, sizes, graph.couple_of >= 0))
+    return found | dict(_biases(analysis, biases, found, graph.couple_of >= 0))
 
 
 def _groups(analysis: Analysis, graph: CouplingGraph, names: Iterable[str]) -> list[list[_Place]]:
@@ -114,16 +111,17 @@ def _agreed(analysis: Analysis, places: list[_Place]) -> _Key | None:
 
 
 def _biases(
-    analysis: Analysis, names: Iterable[str], hidden: set[int], sizes: set[tuple[int, int]], free: np.ndarray
+    analysis: Analysis, names: Iterable[str], found: Mapping[str, Stack], free: np.ndarray
 ) -> Iterator[tuple[str, Stack]]:
-    """Biases of such matrices; one that is added to heads whose labels a view has taken has their sizes."""
+    """Biases of such matrices; one that is added to heads whose labels a view has taken has met none."""
+    shapes = analysis.program.parameters
+    hidden = {int(c) for n, stack in found.items() for c in components_on(analysis, n, stack.axis)}
+    sizes = {tuple(shapes[n][a] for a in stack) for n, stack in found.items()}
     for name in (n for n in names if extents(analysis, n) == 2):
         axes = [a for a, ids in enumerate(analysis.labels[name]) if ids is not None]
-        if len(axes) == 2:
-            found = {int(c) for c in components_on(analysis, name, axes[1])}
-            loose = not any(free[components_on(analysis, name, a)].any() for a in axes)
-            shape = analysis.program.parameters[name]
-            if found <= hidden or (loose and (shape[axes[0]], shape[axes[1]]) in sizes):
+        if len(axes) == 2 and tuple(shapes[name][a] for a in axes) in sizes:
+            own = {int(c) for c in components_on(analysis, name, axes[1])}
+            if own <= hidden or not any(free[components_on(analysis, name, a)].any() for a in axes):
                 yield name, Stack(*axes)
 
 
