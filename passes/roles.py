@@ -3,7 +3,8 @@
 Scores are products of queries with keys, and weigh values once a softmax has made them weights. Mostly both
 factors are activations, and a contraction alone shows what it is. Where the queries are learnt (attention
 pooling, latents), or a head's matrix stands between keys and scores (absorbed latent attention), it looks
-like any product with a weight: here the way from each softmax back to its scores tells.
+like any product with a weight: here the way from each softmax back to its scores tells. A contraction
+may also be written as a product entry by entry, and a sum.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def attention_roles(analysis: Analysis) -> tuple[Ids, Ids]:
     """Components that only serve scores, and those that only serve values.
 
     Returns:
-        Components for ``qk``, and components for ``vo``; none that has a kind already.
+        Components for ``qk``, and components for ``vo``; what only weights tell of has no kind already.
     """
     return _Roles(analysis).run()
 
@@ -46,14 +47,17 @@ class _Roles:
         self.scores: set[fx.Node] = set()
 
     def run(self) -> tuple[Ids, Ids]:
-        dots = [np.zeros(0, np.int64)]
+        dots, summed = [np.zeros(0, np.int64)], [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         values = [np.zeros(0, np.int64)]
         for node in self.analysis.program.graph.nodes:
             if short_name(node.target) in _SOFTMAX and node in self.analysis.calls:
                 dots += self._scored(node, self.analysis.calls[node].axis())
+            summed.append(self._dotted(node))
             values += self._carried(node) + self._pooled(node)
         found = self._nameless(dots)
-        return np.setdiff1d(found, self._summed_elsewhere()) if len(found) else found, self._nameless(values)
+        found = np.setdiff1d(found, self._summed_elsewhere()) if len(found) else found
+        by_hand = [np.concatenate(parts) for parts in zip(*summed, strict=True)]
+        return np.union1d(found, by_hand[0]), np.union1d(self._nameless(values), by_hand[1])
 
     def _nameless(self, found: list[Ids]) -> Ids:
         components = np.unique(np.concatenate(found))
@@ -98,10 +102,31 @@ class _Roles:
         free = {a for axes in weights for a in axes if a < call.out.rank} - others
         return self._components(call.out, free) if mixed else []
 
+    def _dotted(self, node: fx.Node) -> tuple[Ids, Ids]:
+        """What a sum ends in a product of two activations that both have it, and what one has alone."""
+        none = np.zeros(0, np.int64)
+        product = _summed_product(node)
+        both = self._factors(product) if product is not None else []
+        if len(both) < 2:
+            return none, none
+        axes = set(axes_of(self.analysis.calls[node]))
+        sets = [np.concatenate([none, *self._components(f, axes)]) for f in both]
+        dots: Ids = np.intersect1d(sets[0], sets[1])
+        alone = [{i for i, n in enumerate(g.shape) if n == 1} - axes for g in reversed(both)]
+        carried = [c for f, free in zip(both, alone, strict=True) for c in self._components(f, free)]
+        return dots, np.concatenate([none, *carried]) if len(dots) else none
+
+    def _factors(self, product: fx.Node) -> list[Value]:
+        """The activations of full rank that a product multiplies."""
+        rank = self.analysis.values[product].rank
+        found = [self.analysis.values.get(n) for n in product.args[:2] if isinstance(n, fx.Node)]
+        values = [f for f in found if isinstance(f, Value)]
+        return [f for f in values if f.nature == Nature.ACTIVATION and f.rank == rank]
+
     def _pooled(self, node: fx.Node) -> list[Ids]:
         """What a sum over places keeps of a product with the weights of a softmax over these places."""
-        product = node.args[0] if node.args and short_name(node.target) == "sum" else None
-        if not isinstance(product, fx.Node) or short_name(product.target) != "mul":
+        product = _summed_product(node)
+        if product is None:
             return []
         summed = set(axes_of(self.analysis.calls[node]))
         if not any(self._weighs(source) for axis in summed for source in self._before((product, axis))):
@@ -189,3 +214,9 @@ class _Roles:
 def _contraction(call: Call) -> Join | None:
     """How the operands of a sum of products meet."""
     return next((j for j in call.joins if not j.gather and all(name for name, _ in j.operands)), None)
+
+
+def _summed_product(node: fx.Node) -> fx.Node | None:
+    """The product, entry by entry, that ``node`` sums over some axes."""
+    product = node.args[0] if node.args and short_name(node.target) == "sum" else None
+    return product if isinstance(product, fx.Node) and short_name(product.target) == "mul" else None

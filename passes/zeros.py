@@ -23,7 +23,8 @@ _MADE = frozenset({"zeros", "new_zeros", "zeros_like"})
 _FILLED = frozenset({"full", "new_full", "full_like"})
 _SAME = frozenset(
     {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "slice", "select", "expand", "clone",
-     "to", "_to_copy", "contiguous", "squeeze", "unsqueeze", "neg", "detach", "flatten", "unflatten"}
+     "to", "_to_copy", "contiguous", "squeeze", "unsqueeze", "neg", "detach", "flatten", "unflatten",
+     "sum", "mean", "cumsum"}
 )  # fmt: skip
 _PRODUCTS = frozenset({"mul", "bmm", "matmul", "mm", "einsum"})
 _SUMS = frozenset({"add", "sub"})

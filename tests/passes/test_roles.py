@@ -48,9 +48,18 @@ def absorbed(m: Any, x: Tensor) -> Tensor:
     return F.linear(torch.einsum("bthc,hvc->bthv", mixed, m.uv).flatten(2), m.ho)
 
 
+def by_hand(m: Any, x: Tensor) -> Tensor:
+    """Scores as products entry by entry, and their sums."""
+    y = F.linear(x, m.e).relu()
+    q, k = F.linear(y, m.k).relu(), F.linear(y, m.k[:, :8]) * 2
+    weights = (q[:, :, None] * k[:, None]).sum(-1).softmax(-1)
+    return F.linear(weights @ F.linear(y, m.v), m.o)
+
+
 @pytest.mark.parametrize(
     ("forward", "units"),
     [
+        (by_hand, {"ffn": 8, "qk": 4, "vo": 5}),
         (pooled, {"ffn": 8, "qk": 4, "vo": 5}),
         (one_query, {"ffn": 8, "qk": 4, "vo": 5}),
         (routed, {"ffn": 8, "lowrank": 4}),

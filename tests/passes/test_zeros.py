@@ -48,7 +48,18 @@ def read_first(m: Any, x: Tensor) -> Tensor:
     return F.linear(torch.stack(out, 1), m.o)
 
 
-@pytest.mark.parametrize("forward", [delta, decayed, read_first])
+def summed(m: Any, x: Tensor) -> Tensor:
+    """Reads are products entry by entry, and sums."""
+    q, k, v = F.linear(x, m.q), F.linear(x, m.k), F.linear(x, m.v)
+    memory, out = x.new_zeros(x.shape[0], 6, 4), []
+    for t in range(3):
+        old = (memory * k[:, t, :, None]).sum(-2)
+        memory = memory + k[:, t, :, None] * (v[:, t] - old)[:, None]
+        out.append((memory * q[:, t, :, None]).sum(-2))
+    return F.linear(torch.stack(out, 1), m.o)
+
+
+@pytest.mark.parametrize("forward", [delta, decayed, read_first, summed])
 def test_memories_that_begin_empty_freeze_nothing(forward: Function) -> None:
     compiled = ecospa_fx.compile(Tiny(forward, **QKV), args=(X,))
     assert {c.kind: c.num_units for c in compiled.couplings} == {"qk": 6, "vo": 4}
