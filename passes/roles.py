@@ -206,7 +206,7 @@ class _Roles:
                     yield source, at
             elif name in _VIEWS:
                 yield from ((source, ins[0]) for ins, outs in groups(value.shape, out.shape)
-                            if axis in outs and len([i for i in ins if value.shape[i] > 1]) < 2)  # fmt: skip
+                            if ins and axis in outs and sum(value.shape[i] > 1 for i in ins) < 2)  # fmt: skip
             else:
                 yield from ((source, i) for i in range(value.rank) if moved(node, i) == axis)
 

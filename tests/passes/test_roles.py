@@ -48,6 +48,13 @@ def absorbed(m: Any, x: Tensor) -> Tensor:
     return F.linear(torch.einsum("bthc,hvc->bthv", mixed, m.uv).flatten(2), m.ho)
 
 
+def column(m: Any, x: Tensor) -> Tensor:
+    """A sum over an axis that a view has added."""
+    y = F.linear(x, m.e).relu()
+    upright = y.view(*y.shape, 1)
+    return F.linear((upright * upright).sum(-1), m.h[:, :8])
+
+
 def by_hand(m: Any, x: Tensor) -> Tensor:
     """Scores as products entry by entry, and their sums."""
     y = F.linear(x, m.e).relu()
@@ -59,6 +66,7 @@ def by_hand(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("forward", "units"),
     [
+        (column, {"ffn": 8}),
         (by_hand, {"ffn": 8, "qk": 4, "vo": 5}),
         (pooled, {"ffn": 8, "qk": 4, "vo": 5}),
         (one_query, {"ffn": 8, "qk": 4, "vo": 5}),
