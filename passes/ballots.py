@@ -31,10 +31,13 @@ from ecospa_fx.passes.routing import short_name
 from ecospa_fx.sizes import static
 
 PRODUCTS = frozenset({"linear", "mm", "matmul", "addmm", "bmm", "baddbmm", "einsum"})
-COPIES = frozenset({"to", "_to_copy", "clone", "contiguous", "alias", "detach"})
+COPIES = frozenset({"to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach"})
 VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unsqueeze", "squeeze", "expand"})
+VIEWS |= frozenset({"view_as", "expand_as", "reshape_as"})
 _PICKS = frozenset({"slice", "select", "index", "gather", "index_select", "repeat_interleave", "flip"})
 _TURNS = frozenset({"transpose", "permute", "mT", "t", "swapaxes"})
+_LIKE = frozenset({"type_as", "view_as", "expand_as", "reshape_as"})
+"""Of the second tensor they read the kind alone."""
 _SIZES = frozenset(
     {"sym_size", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty"}
 )
@@ -77,7 +80,8 @@ class Ballots:
             self.known[node] = found
 
     def _called(self, node: fx.Node, name: str) -> Ballot | None:
-        inputs = [n for n in node.all_input_nodes if n in self.known]
+        read = 1 if name in _LIKE else None
+        inputs = [n for n in node.all_input_nodes[:read] if n in self.known]
         if name in PRODUCTS:
             for n in inputs:
                 self._spoilt(n, node)
@@ -85,12 +89,21 @@ class Ballots:
         if not inputs:
             return None
         if writes(node):
-            for n in inputs:
-                self._of(n).refuse(node, "values of a router are written in place")
-            return None
+            return self._written(node, name, inputs)
         source = min(inputs, key=lambda n: _KINDS.index(self.known[n].kind))
         rule: Callable[..., Ballot | None] = getattr(self, f"_{self.known[source].kind}")
         return rule(node, name, source, self.known[source])
+
+    def _written(self, node: fx.Node, name: str, inputs: list[fx.Node]) -> Ballot | None:
+        """A mask may be filled in place: whoever reads the blank later reads the mask."""
+        if name == "scatter_" and [self._kind(n) for n in inputs] == ["admitted"]:
+            mask = self._admitted(node, name, inputs[0], self.known[inputs[0]])
+            if mask is not None:
+                self.known[node.all_input_nodes[0]] = mask
+                return mask
+        for n in inputs:
+            self._of(n).refuse(node, "values of a router are written in place")
+        return None
 
     def _candidate(self, node: fx.Node) -> Ballot | None:
         value = node.meta.get("val")
@@ -118,7 +131,7 @@ class Ballots:
         one = len(ballot.tail) == 1
         if name in ("softmax", "_softmax") and one and along_last(node):
             return replace(ballot, kind="scores")
-        if name in ("sigmoid", "exp"):
+        if name in ("sigmoid", "exp", "softplus"):
             return replace(ballot, kind="scores")
         if name == "log_softmax" and one and along_last(node):
             return ballot
@@ -236,7 +249,11 @@ class Ballots:
 
     def _admitted(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
         """Numbers of groups: a mask, once written at their places."""
-        if name != "scatter" or node.args[2] is not source or axis_of(node) != node.meta["val"].dim() - 1:
+        if (
+            name not in ("scatter", "scatter_")
+            or node.args[2] is not source
+            or axis_of(node) != node.meta["val"].dim() - 1
+        ):
             return None
         blank, value = short_name(node.args[0].target), node.args[3] if len(node.args) > 3 else None  # type: ignore[union-attr]
         marked = isinstance(value, (int, float)) and value != 0

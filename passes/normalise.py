@@ -143,23 +143,37 @@ def _inline(
     )
     inner: dict[fx.Node, Any] = {}
     inputs = iter(operands)
-    result: Any = None
+    out: Any = None
     for sub in normalise(region, followed).nodes:
         if sub.op == "placeholder":
             inner[sub] = env[next(inputs)]  # type: ignore[index]
         elif sub.op == "output":
-            result = fx.map_arg(sub.args[0], lambda n: inner[n])
+            out = sub.args[0]
         else:
             inner[sub] = _copy(graph, sub, inner)
     if state is not None:
         graph.call_function(torch.amp.autocast_mode._exit_autocast, (state,))
     elif settings and settings[0] is False:
-        result = fx.map_arg(result, lambda n: _detached(graph, n))
-    return result
+        return fx.map_arg(out, lambda n: inner[n] if _is_given(n) else _detached(graph, inner[n]))
+    return fx.map_arg(out, lambda n: inner[n])
+
+
+def _is_given(node: fx.Node) -> bool:
+    """Whether a value of a region is the very tensor that came in: a cast to its own type returns it.
+
+    Its gradients are those that it had outside. Tracing renames such a tensor, and later code reads it from
+    the region.
+    """
+    while node.target is torch.ops.aten.to.dtype and len(node.args) == 2:
+        source: Any = node.args[0]
+        if node.meta["val"].dtype != source.meta["val"].dtype:
+            return False
+        node = source
+    return node.op == "placeholder"
 
 
 def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    if not isinstance(node.meta.get("val"), torch.Tensor):
+    if not isinstance(node.meta.get("val"), torch.Tensor) or _is_given(node):
         return node
     detached = graph.call_function(torch.ops.aten.detach.default, (node,))
     detached.meta = dict(node.meta)

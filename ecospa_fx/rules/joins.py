@@ -48,17 +48,29 @@ def joined(call: Call, pieces: Sequence[Value], axis: int) -> Arrays:
     if call.out.symbolic[axis]:
         call.pin(covered, "concatenated along a symbolic axis")
         return ()
+    finest = [_finest(call, p.on(axis)) for p in pieces]
     widest = max((a.axes for a in covered), key=len)
-    if any(not a.axes <= widest for a in covered) or any(len(p.on(axis)) > 1 for p in pieces):
+    if any(not a.axes <= widest for a in covered) or any(len(f) > 1 for f in finest):
         call.pin(covered, "pieces with labels over different axes are concatenated")
         return ()
     parts, zero = [], True
-    for piece in pieces:
-        array = next(iter(piece.on(axis)), None) or _bare(call, piece, axis)
+    for piece, found in zip(pieces, finest, strict=True):
+        array = next(iter(found), None) or _bare(call, piece, axis)
         shape = [call.out.shape[a] if a in widest and a != axis else n for a, n in enumerate(array.ids.shape)]
         parts.append(np.broadcast_to(array.ids, shape))
         zero = zero and array.zero
     return (LabelArray(np.concatenate(parts, axis), zero),)
+
+
+def _finest(call: Call, arrays: Arrays) -> Arrays:
+    """Of arrays on one axis, that over most axes speaks for those inside it; else all of them."""
+    found = max(arrays, key=lambda a: len(a.axes), default=None)
+    if found is None or any(not a.axes < found.axes for a in arrays if a is not found):
+        return tuple(arrays)
+    for coarse in arrays:
+        if coarse is not found:
+            call.space.imply(coarse.ids, found.ids)
+    return (found,)
 
 
 def _bare(call: Call, piece: Value, axis: int) -> LabelArray:

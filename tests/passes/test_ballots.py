@@ -59,3 +59,27 @@ def test_what_is_not_understood_has_a_reason(
 def test_numbers_that_are_computed_with_are_no_numbers_of_experts() -> None:
     found, _ = kinds(lambda x, w: (x @ w.T).topk(2, -1)[1] + 1)
     assert found == ["logits", "ids"]
+
+
+def test_a_mask_filled_in_place() -> None:
+    def chosen(x: Tensor, w: Tensor) -> Tensor:
+        scores = torch.nn.functional.softplus(x @ w.T).sqrt()
+        best = scores.reshape(7, 4, 2).topk(2, -1)[0].sum(-1)
+        mask = torch.zeros_like(best)
+        mask.scatter_(1, best.topk(2, -1)[1], 1)
+        mask = mask.unsqueeze(-1).expand(7, 4, 2).reshape(7, 8)
+        numbers = scores.masked_fill(~mask.bool(), -torch.inf).topk(2, -1)[1]
+        return scores.gather(1, numbers).type_as(scores)
+
+    found, problem = kinds(chosen)
+    assert {"inner", "groups", "admitted", "mask", "ids"} <= set(found)
+    assert not problem
+
+
+def test_logits_written_in_place_stay() -> None:
+    def chosen(x: Tensor, w: Tensor) -> Tensor:
+        scores = (x @ w.T).sigmoid()
+        scores.scatter_(1, scores.topk(2, -1)[1], 1)
+        return scores.topk(2, -1)[1]
+
+    assert "in place" in kinds(chosen)[1]

@@ -191,3 +191,30 @@ def test_parts_without_gradients_stay_so_beside_writes(
     expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+class Peeked(nn.Module):
+    """A region without gradients casts a tensor to the type that it has; the tensor is read again later."""
+
+    def __init__(self, write: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.write = nn.Linear(6, 8), nn.Linear(8, 8), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        with torch.no_grad():
+            order = (y.to(self.second.weight.dtype) @ y.T).argmax(-1)
+        z = self.second(y)
+        if self.write:
+            z[:, :2] += y[:, :2]
+        return z[order] + y
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_cast_that_changes_nothing_detaches_nothing(write: bool) -> None:
+    model = Peeked(write).double()
+    compiled = ecospa_fx.compile(model, args=(X.double(),))
+    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
+    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
