@@ -16,10 +16,10 @@ from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.passes.unfuse import emit
-from ecospa_fx.sizes import static
+from ecospa_fx.sizes import same_sizes, static
 
 aten = torch.ops.aten
-_MADE = frozenset({"zeros", "new_zeros", "zeros_like"})
+ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
 _FILLED = frozenset({"full", "new_full", "full_like"})
 _SAME = frozenset(
     {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "slice", "select", "expand", "clone",
@@ -96,7 +96,7 @@ def _sources(node: fx.Node, root: dict[fx.Node, set[fx.Node]]) -> set[fx.Node] |
 def _blank(node: fx.Node) -> bool:
     """Whether an operator makes zeros."""
     name = short_name(node.target)
-    if name in _MADE:
+    if name in ZEROS:
         return True
     value = named_arguments(node, lambda n: n).get("fill_value") if name in _FILLED else None
     return isinstance(value, (int, float)) and value == 0
@@ -130,7 +130,7 @@ def _like(term: Any, node: fx.Node) -> bool:
     if not isinstance(term, fx.Node) or any(writes(u) and u.args[0] is term for u in term.users):
         return False
     had, got = term.meta["val"], node.meta["val"]
-    return had.dtype == got.dtype and [str(n) for n in had.shape] == [str(n) for n in got.shape]
+    return had.dtype == got.dtype and same_sizes(had.shape, got.shape)
 
 
 def _made(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
