@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ecospa_fx.labels import LabelArray, Nature, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
-from ecospa_fx.rules.meet import contract, meet, neither
+from ecospa_fx.rules.meet import contract, meet, neither, operand
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def _masked(call: Call, score: Value) -> Arrays:
     mask = call.get("attn_mask")
     if not isinstance(mask, Value):
         return score.arrays
-    rank = score.rank
-    operands = [("", score, tuple(range(rank))), ("attn_mask", mask, tuple(range(rank - mask.rank, rank)))]
+    operands = [operand("", score, score.rank), operand("attn_mask", mask, score.rank)]
     return meet(call, score.shape, operands, neither)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ecospa_fx.labels import LabelArray, Nature, Value
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import both, contract, either, meet, reduce_arrays
+from ecospa_fx.rules.meet import both, broadcast, contract, either, meet, operand, reduce_arrays
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
 
@@ -77,14 +77,9 @@ def bilinear(call: Call) -> Arrays:
 def vecdot(call: Call) -> Arrays:
     """A sum along one axis of products; a cosine divides by norms, which dead entries do not change."""
     names = ("x", "y") if "x" in call.args else ("x1", "x2")
-    rank = max(call.value(n).rank for n in names)
     cosine = "cosine" in call.target
-    axis = int(call.get("dim", 1 if cosine else -1)) % rank
-    operands = [(n, v := call.value(n), tuple(range(rank - v.rank, rank))) for n in names]
-    sizes = [1] * rank
-    for _, value, axes in operands:
-        for a, n in zip(axes, value.shape, strict=True):
-            sizes[a] = max(sizes[a], n)
+    sizes, operands = broadcast(call, *names)
+    axis = int(call.get("dim", 1 if cosine else -1)) % len(sizes)
     arrays = meet(call, sizes, operands, both if cosine else either, gather=False)
     return reduce_arrays(call, arrays, {axis})
 
@@ -110,7 +105,7 @@ def pairwise_distance(call: Call) -> Arrays:
         free = spared(
             call, x, [x.rank - 1], "every entry adds a small number to the distance", keep_zero=False
         )
-        operands.append((name, replace(x, arrays=free), tuple(range(rank - x.rank, rank))))
+        operands.append(operand(name, replace(x, arrays=free), rank))
     shape = (*call.out.shape, 1) if not call.get("keepdim") else call.out.shape
     arrays = meet(call, shape, operands, both)
     return arrays if call.get("keepdim") else tuple(LabelArray(x.ids[..., 0], False) for x in arrays)

@@ -11,7 +11,7 @@ import torch
 
 from ecospa_fx.labels import Ids, LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call, Pick
-from ecospa_fx.rules.meet import meet
+from ecospa_fx.rules.meet import first, meet, operand
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _copies(call: Call, x: Value, axis: int, new: int) -> Arrays:
 def like_other(call: Call) -> Arrays:
     """The sizes come from another tensor, which the result meets."""
     x, other, rank = call.value("self"), call.value("other"), call.out.rank
-    aligned = [("self", x, tuple(range(rank - x.rank, rank))), ("other", other, tuple(range(rank)))]
-    return meet(call, call.out.shape, aligned, lambda f: f[0])
+    operands = [operand("self", x, rank), operand("other", other, rank)]
+    return meet(call, call.out.shape, operands, first)
 
 
 @rule("aten.slice.Tensor", "aten.narrow.default")

@@ -9,7 +9,7 @@ import numpy as np
 from ecospa_fx.labels import Ids, LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
-from ecospa_fx.rules.meet import both, either, meet
+from ecospa_fx.rules.meet import both, either, meet, operand
 from ecospa_fx.rules.reductions import axes_of
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
@@ -19,6 +19,11 @@ _WHOLE = "a matrix is solved or decomposed as a whole"
 
 def _outside(call: Call, value: Value) -> Arrays:
     return spared(call, value, (value.rank - 2, value.rank - 1), _WHOLE, keep_zero=False)
+
+
+def _leading(call: Call, arrays: Arrays) -> Arrays:
+    """Without the last axes, where the result is a number for each matrix."""
+    return rearrange(arrays, lambda ids: ids.reshape(ids.shape[: call.out.rank]))
 
 
 def _regular(call: Call, value: Value) -> Arrays:
@@ -35,8 +40,7 @@ def _regular(call: Call, value: Value) -> Arrays:
 )
 def inverse(call: Call) -> Arrays:
     """A function of matrices that have an inverse."""
-    x = next(iter(call.values()))
-    return rearrange(_regular(call, x), lambda ids: ids.reshape(ids.shape[: call.out.rank]))
+    return _leading(call, _regular(call, next(iter(call.values()))))
 
 
 @rule(
@@ -49,10 +53,7 @@ def inverse(call: Call) -> Arrays:
 )
 def whole(call: Call) -> Arrays:
     """The last two axes belong together; those that are gone afterwards have no labels."""
-    x = next(iter(call.values()))
-    gone = x.rank - call.out.rank
-    arrays = _outside(call, x)
-    return rearrange(arrays, lambda ids: ids.reshape(ids.shape[: ids.ndim - gone]))
+    return _leading(call, _outside(call, next(iter(call.values()))))
 
 
 @rule("aten.linalg_solve.default", "aten.linalg_solve_triangular.default")
@@ -160,7 +161,6 @@ def meshgrid(call: Call) -> list[Arrays]:
 def broadcast_tensors(call: Call) -> list[Arrays]:
     """All tensors in the sizes that they have together, where they meet."""
     rank = call.out.rank
-    tensors = list(enumerate(call.args["tensors"]))
-    operands = [(f"tensors[{i}]", v, tuple(range(rank - v.rank, rank))) for i, v in tensors]
+    operands = [operand(f"tensors[{i}]", v, rank) for i, v in enumerate(call.args["tensors"])]
     arrays = meet(call, call.out.shape, operands, both)
-    return [tuple(LabelArray(a.ids, a.zero) for a in arrays) for _ in call.outputs]
+    return [arrays] * len(call.outputs)
