@@ -40,13 +40,14 @@ def without_zeros(graph: fx.Graph) -> bool:
     products = any(short_name(n.target) in _PRODUCTS for n in zero)
     if not products or _read(graph, zero) != _read(graph, set()):
         return False  # a parameter that meets zeros only has a gradient of zeros, and would have none
+    changed = False
     for node in list(graph.nodes):
         new = _instead(graph, node, zero)
         if new is not None:
             zero |= {new} if node in zero else set()
             node.replace_all_uses_with(new)
-    graph.eliminate_dead_code()
-    return True
+            changed = True
+    return graph.eliminate_dead_code() or changed
 
 
 def _instead(graph: fx.Graph, node: fx.Node, zero: set[fx.Node]) -> fx.Node | None:
@@ -135,16 +136,13 @@ def _like(term: Any, node: fx.Node) -> bool:
 
 def _made(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """Zeros in place of a product, where its sizes can be read from the factors."""
-    sizes: list[Any] = []
+    value = node.meta["val"]
+    found = [_place(node, n) if (number := static(n)) is None else number for n in value.shape]
+    if None in found:
+        return None
     with graph.inserting_before(node):
-        for size in node.meta["val"].shape:
-            number = static(size)
-            found = _place(node, size) if number is None else None
-            if number is None and found is None:
-                return None
-            sizes.append(emit(graph, node, aten.sym_size.int, *found) if found is not None else number)
-        dtype = node.meta["val"].dtype
-        return emit(graph, node, aten.new_zeros.default, node.all_input_nodes[0], sizes, dtype=dtype)
+        sizes = [emit(graph, node, aten.sym_size.int, *n) if isinstance(n, tuple) else n for n in found]
+        return emit(graph, node, aten.new_zeros.default, node.all_input_nodes[0], sizes, dtype=value.dtype)
 
 
 def _beside(graph: fx.Graph, node: fx.Node) -> fx.Node:
