@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ecospa_fx.labels import Ids, LabelArray, Value
+from ecospa_fx.arrays import along
+from ecospa_fx.labels import LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
 from ecospa_fx.rules.meet import both, either, meet, operand
@@ -62,8 +63,7 @@ def solve(call: Call) -> Arrays:
     name = "A" if "A" in call.args else "self"
     a, b = call.value(name), call.value("B")
     if a.rank != b.rank or not call.get("left", True):
-        call.pin((x for v in call.values() for x in v.arrays), _WHOLE)
-        return ()
+        return call.refuse(_WHOLE)
     rows = b.rank - 2
     right = replace(b, arrays=spared(call, b, [rows], _WHOLE))
     axes = (*range(rows), b.rank, b.rank + 1)
@@ -109,16 +109,12 @@ def diagonal(call: Call) -> Arrays:
     if plain and square:
         first, second = lines[a][0], lines[b][0]
         call.space.union(first.ids.ravel(), second.ids.ravel())
-        result.append(LabelArray(_line(first.ids, call.out.rank, -1), either((first.zero, second.zero))))
+        result.append(LabelArray(along(first.ids, call.out.rank, -1), either((first.zero, second.zero))))
     return tuple(result)
 
 
 def _on(array: LabelArray, axes: list[int]) -> LabelArray:
     return LabelArray(array.ids.reshape([*(array.ids.shape[a] for a in axes), 1]), array.zero)
-
-
-def _line(ids: Ids, rank: int, axis: int) -> Ids:
-    return ids.reshape([-1 if a == axis % rank else 1 for a in range(rank)])
 
 
 @rule("aten.diag_embed.default", "aten.diag.default")
@@ -134,7 +130,7 @@ def diag_embed(call: Call) -> Arrays:
             result.append(LabelArray(np.expand_dims(array.ids, -1), array.zero))
         elif array.axes == {x.rank - 1}:
             line = array.ids.reshape(-1)
-            result += [LabelArray(_line(line, x.rank + 1, axis), array.zero) for axis in (-2, -1)]
+            result += [LabelArray(along(line, x.rank + 1, axis), array.zero) for axis in (-2, -1)]
         else:
             call.pin([array], "a diagonal for each of several rows")
     return tuple(result)
@@ -149,7 +145,7 @@ def meshgrid(call: Call) -> list[Arrays]:
         order[:2] = [1, 0]
     return [
         tuple(
-            LabelArray(_line(a.ids, rank, order[i]), a.zero and i == output)
+            LabelArray(along(a.ids, rank, order[i]), a.zero and i == output)
             for i, line in enumerate(lines)
             for a in line.arrays
         )

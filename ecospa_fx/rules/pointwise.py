@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ecospa_fx.labels import LabelArray, Nature, Tag, Value
-from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.labels import Nature, Tag, Value
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
 from ecospa_fx.rules.meet import ZeroRule, both, either, first, meet, neither, operand
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.vocabulary import ACTIVATIONS, NOT_ZERO, SAME, SINGULAR, names
@@ -32,7 +32,7 @@ def same(call: Call) -> Arrays | list[Arrays]:
     arrays = through(call, "self" if "self" in call.args else "input")
     if len(call.outputs) < 2:
         return arrays
-    return [arrays, *[tuple(LabelArray(a.ids, False) for a in arrays)] * (len(call.outputs) - 1)]
+    return [arrays, *[unzeroed(arrays)] * (len(call.outputs) - 1)]
 
 
 @rule("aten.zeros_like.default")

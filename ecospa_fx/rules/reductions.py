@@ -11,7 +11,7 @@ import torch
 from ecospa_fx import ops
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import LabelArray, Tag
-from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
 from ecospa_fx.rules.meet import both, broadcast, meet, reduce_arrays
 from ecospa_fx.rules.registry import rule
 
@@ -209,8 +209,7 @@ def ordered(call: Call) -> Arrays | list[Arrays]:
     if call.out.rank != x.rank:
         rest = [i for i in range(x.rank) if i not in axes]
         kept = tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), a.zero) for a in kept)
-    places = tuple(LabelArray(a.ids, False) for a in kept)
-    return [kept, *[places] * (len(call.outputs) - 1)] if len(call.outputs) > 1 else kept
+    return [kept, *[unzeroed(kept)] * (len(call.outputs) - 1)] if len(call.outputs) > 1 else kept
 
 
 _KEEP_ZERO = frozenset(
