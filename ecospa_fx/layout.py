@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecospa_fx.arrays import along
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Value
 
@@ -34,7 +35,7 @@ class Layout:
         """Dense indices along ``axis``, as an array of the value's rank."""
         if axis in self.index:
             return self.index[axis]
-        return np.arange(self.dense[axis]).reshape([-1 if a == axis else 1 for a in range(len(self.dense))])
+        return along(np.arange(self.dense[axis]), len(self.dense), axis)
 
     def changed(self, axis: int) -> bool:
         """Whether ``axis`` is smaller than before."""
@@ -84,7 +85,7 @@ def _gathered(alive: Ids, axes: frozenset[int], index: Mapping[int, Ids]) -> Ids
 
 
 def _full(value: Value, axis: int) -> Ids:
-    return np.arange(value.shape[axis]).reshape([-1 if a == axis else 1 for a in range(value.rank)])
+    return along(np.arange(value.shape[axis]), value.rank, axis)
 
 
 def _select(alive: Ids, axis: int) -> Ids:

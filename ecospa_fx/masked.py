@@ -50,8 +50,7 @@ class Difference:
 def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Removal) -> torch.Tensor:
     """A tensor of the dense shape with zeros where entries are gone."""
     if name in removal.stacked:
-        rows = removal.stacked[name].rows
-        return ParameterCut(removal.mask(name, dense), tuple(small.shape), rows).scatter(small)
+        return _slice_by_slice(name, dense, removal).scatter(small)
     wide = small
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, dense[axis])).nonzero().flatten().to(small.device)
@@ -63,13 +62,16 @@ def widen(small: torch.Tensor, name: str, dense: tuple[int, ...], removal: Remov
 def narrow(wide: torch.Tensor, name: str, removal: Removal) -> torch.Tensor:
     """The surviving entries of a dense tensor."""
     if name in removal.stacked:
-        shape = tuple(wide.shape)
-        rows = removal.stacked[name].rows
-        return ParameterCut(removal.mask(name, shape), removal.shape(name, shape), rows).apply(wide)
+        return _slice_by_slice(name, tuple(wide.shape), removal).apply(wide)
     for axis in removal.removed.get(name, {}):
         kept = torch.from_numpy(removal.kept(name, axis, wide.shape[axis])).nonzero().flatten()
         wide = wide.index_select(axis, kept.to(wide.device))
     return wide
+
+
+def _slice_by_slice(name: str, dense: tuple[int, ...], removal: Removal) -> ParameterCut:
+    """The cut of a stack, each of whose matrices loses indices of its own."""
+    return ParameterCut(removal.mask(name, dense), removal.shape(name, dense), removal.stacked[name].rows)
 
 
 def call_masked(

@@ -47,6 +47,7 @@ class SparsifyReport:
     @classmethod
     def of(cls, plan: Plan, seconds: float, repair: Repair | None = None) -> SparsifyReport:
         """The report of a plan that was carried out."""
+        odd = uneven(plan)
         return cls(
             plan.params_before,
             plan.params_after,
@@ -55,8 +56,8 @@ class SparsifyReport:
             plan.losses,
             seconds,
             repair and replace(repair, deltas={}),
-            uneven(plan),
-            slow_shapes(plan),
+            odd,
+            slow_shapes(plan, odd),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,3 +37,8 @@ def hint(size: int | torch.SymInt) -> int:
     assert isinstance(size, torch.SymInt)
     known = size.node.hint
     return int(known) if known is not None else _UNBACKED
+
+
+def same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:
+    """Whether two shapes are written alike: to compare symbols themselves would add guards to the capture."""
+    return [str(n) for n in a] == [str(n) for n in b]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -58,10 +58,14 @@ def uneven(plan: Plan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def slow_shapes(plan: Plan) -> tuple[str, ...]:
-    """What may keep a plan's smaller model from being a faster one: the reason, and what to do about it."""
+def slow_shapes(plan: Plan, odd: Sequence[str]) -> tuple[str, ...]:
+    """What may keep a plan's smaller model from being a faster one: the reason, and what to do about it.
+
+    Args:
+        plan: what goes.
+        odd: its :func:`uneven` matrices.
+    """
     layers = _layers(plan.losses)
-    odd = uneven(plan)
     stacks = [n for n in odd if len(plan.removal.shapes[n]) == 3]
     heads = [
         w for kinds in layers.values() for w in kinds.get("vo", ()) if w.after % EVEN and not w.dense % EVEN

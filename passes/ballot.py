@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Election:
 def viewed(ballot: Ballot, node: fx.Node) -> Ballot | None:
     """The same in another shape, where the experts still stand along the last axis, or the last two."""
     shape = tuple(map(static, node.meta["val"].shape))
-    size = product(ballot.tail)
+    size = prod(ballot.tail)
     if _in_one_group(ballot, node, shape):
         return replace(ballot, tail=(1, size))
     if shape[-len(ballot.tail) :] == ballot.tail:
@@ -64,7 +65,7 @@ def viewed(ballot: Ballot, node: fx.Node) -> Ballot | None:
     if shape and shape[-1] == size:
         return replace(ballot, tail=(size,))
     two = shape[-2:]
-    if None not in two and len(two) == 2 and product(two) == size and two[-1] != 1:  # type: ignore[arg-type]
+    if None not in two and len(two) == 2 and prod(two) == size and two[-1] != 1:  # type: ignore[arg-type]
         return replace(ballot, tail=two)  # type: ignore[arg-type]
     return None
 
@@ -75,14 +76,6 @@ def _in_one_group(ballot: Ballot, node: fx.Node, shape: tuple[int | None, ...]) 
     added = isinstance(before, torch.Tensor) and len(shape) == before.dim() + 1
     named = short_name(node.target) in ("view", "reshape") and ballot.kind == "scores"
     return added and named and shape[-2:] == (1, *ballot.tail)
-
-
-def product(sizes: tuple[int, ...]) -> int:
-    """Number of places along axes of these sizes."""
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 def argument(node: fx.Node, name: str) -> Any:

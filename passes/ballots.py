@@ -28,6 +28,7 @@ from ecospa_fx.passes.ballot import (
 )
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.zeros import ZEROS
 from ecospa_fx.sizes import static
 
 PRODUCTS = frozenset({"linear", "mm", "matmul", "addmm", "bmm", "baddbmm", "einsum"})
@@ -45,7 +46,6 @@ _FINITE = frozenset(
     {"sigmoid", "softmax", "tanh", "softplus", "silu", "gelu", "mul", "add", "sub", "neg", "relu"}
 )
 _FINITE |= frozenset({"rand", "randn", "rand_like", "randn_like", "sum", "gather", "zeros_like", "ones_like"})
-_BLANKS = frozenset({"zeros_like", "zeros", "new_zeros"})
 _KINDS = ("logits", "scores", "inner", "groups", "mask", "admitted", "ids", "counts", "ends")
 HIGHEST = frozenset({"topk", "max", "argmax", "amax"})
 
@@ -257,7 +257,7 @@ class Ballots:
             return None
         blank, value = short_name(node.args[0].target), node.args[3] if len(node.args) > 3 else None  # type: ignore[union-attr]
         marked = isinstance(value, (int, float)) and value != 0
-        return replace(ballot, kind="mask") if marked and blank in _BLANKS else None
+        return replace(ballot, kind="mask") if marked and blank in ZEROS else None
 
     def _mask(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
         if not is_tensor(node):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from ecospa_fx.labels import Nature
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
 from ecospa_fx.rules.call import item
+from ecospa_fx.sizes import same_sizes
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _beside(product: fx.Node) -> fx.Node | None:
         if user.target is torch.ops.aten.add.Tensor and not user.kwargs:
             other = next((a for a in user.args if a is not node), None)
             if isinstance(other, fx.Node) and other.op != "get_attr":
-                return other if _shape(other) == _shape(user) else None
+                return other if same_sizes(_shape(other), _shape(user)) else None
         elif user.target not in _SAME_ROWS:
             return None
         node = user
@@ -98,5 +99,6 @@ _SAME_ROWS = (
 """Operators that keep rows, in their order."""
 
 
-def _shape(node: fx.Node) -> tuple[str, ...]:
-    return tuple(str(n) for n in getattr(node.meta.get("val"), "shape", ()))
+def _shape(node: fx.Node) -> Sequence[int | torch.SymInt]:
+    shape: Sequence[int | torch.SymInt] = getattr(node.meta.get("val"), "shape", ())
+    return shape

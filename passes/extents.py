@@ -13,6 +13,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.routing import short_name
 from ecospa_fx.sizes import static
 
 aten = torch.ops.aten
@@ -82,8 +83,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     found, waiting = [], [node]
     while waiting:
         for user in waiting.pop().users:
-            name = getattr(user.target, "__name__", "").split(".")[0]
-            if name in _PLAIN and user.op == "call_function":
+            if user.op == "call_function" and short_name(user.target) in _PLAIN:
                 found.append(user)
                 waiting.append(user)
     return found

@@ -6,7 +6,7 @@ each treats all units alike, ``W_out -> T W_out`` and ``W_in -> W_in T⁻¹`` ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ecospa_fx.basis import Field
 from ecospa_fx.labels import Ids, LabelArray, Nature, Value
 from ecospa_fx.program import Analysis
-from ecospa_fx.rules.call import Call
+from ecospa_fx.rules.call import Call, arrays_of
 
 _MOVES = {
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "transpose",
@@ -77,11 +77,11 @@ class _Places:
 
     def of(self, value: Any) -> set[int]:
         """Fields whose units a value holds."""
-        return {int(n) for array in _arrays(value) for n in np.unique(self._owners(array)) if n >= 0}
+        return {int(n) for array in arrays_of(value) for n in np.unique(self._owners(array)) if n >= 0}
 
     def scattered(self, value: Any) -> set[int]:
         """Fields whose units do not lie side by side, all of them in their order, along one axis."""
-        return set().union(*(self._scattered(array) for array in _arrays(value)))
+        return set().union(*(self._scattered(array) for array in arrays_of(value)))
 
     def _owners(self, array: LabelArray) -> Ids:
         return np.asarray(self.owner[self.analysis.partition.component[array.ids]])
@@ -101,12 +101,6 @@ class _Places:
         begun = (places == 0) | np.concatenate([edge, follows], -1)
         ended = (places == self.widths[owners] - 1) | np.concatenate([follows, edge], -1)
         return set() if (begun & ended | (owners < 0)).all() else held
-
-
-def _arrays(value: Any) -> Iterator[LabelArray]:
-    for one in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(one, Value):
-            yield from one.arrays
 
 
 def _odd(known: _Places, call: Call) -> Mapping[int, str]:

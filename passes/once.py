@@ -115,14 +115,12 @@ class Repeats:
         if mode is None or self._busy:
             return forward(*args, **kwargs)
         tensors: list[Tensor] = []
-        with torch._C.DisableTorchFunction():  # the trace need not see that sizes are read here
-            try:
+        try:
+            with torch._C.DisableTorchFunction():  # the trace need not see that sizes are read here
                 key = (tuple(kwargs), _seen((args, tuple(kwargs.values())), tensors), _modes())
-            except _Unknown:
-                key = None
-            call = TracedCall(mode.tracer, block, name, key or ())
-            known = [other for other in self.calls.values() if self._like(other, call)]
-        if key is None:
+                call = TracedCall(mode.tracer, block, name, key)
+                known = [other for other in self.calls.values() if self._like(other, call)]
+        except _Unknown:
             return forward(*args, **kwargs)
         if known and known[-1].equal is not None:
             return self._repeated(known[-1], block, tensors)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ecospa_fx.origin import holds_pretrained
 from ecospa_fx.passes.ways import scalar_buffers
 from ecospa_fx.sizes import static
 
@@ -46,13 +47,12 @@ def traceable(model: nn.Module, strict: bool = False, patched: bool = True) -> I
 
 def _transformers(model: nn.Module, patched: bool) -> list[Any]:
     """What transformers' own exporter does to make its models traceable, taken from it."""
+    if not holds_pretrained(model):
+        return []
     try:
-        from transformers import PreTrainedModel
         from transformers.exporters import exporter_dynamo as dynamo
         from transformers.exporters import utils
     except ImportError:
-        return []
-    if not any(isinstance(m, PreTrainedModel) for m in model.modules()):
         return []
     dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
     patches = _patches_of_loaded(utils) if patched else contextlib.nullcontext()

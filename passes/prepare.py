@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecospa_fx.origin import holds_pretrained
+
 Prepare = Callable[[Mapping[str, Any]], dict[str, Any]]
 Step = Callable[[nn.Module, dict[str, Any]], None]
 """Adds to a call's arguments, in place, what the graph takes besides."""
@@ -56,13 +58,13 @@ def _after(step: Step, model: nn.Module, named: dict[str, Any]) -> dict[str, Any
 
 
 def _steps(model: nn.Module) -> list[Step]:
+    if not holds_pretrained(model):
+        return []
     try:
-        from transformers import PreTrainedModel
         from transformers.exporters import utils
     except ImportError:
         return []
-    known = any(isinstance(m, PreTrainedModel) for m in model.modules())
-    return [utils.precompute_export_inputs, _add_positions] if known else []
+    return [utils.precompute_export_inputs, _add_positions]
 
 
 def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ecospa_fx import ops
+from ecospa_fx.arrays import along
 from ecospa_fx.diagnosis import source_line
 from ecospa_fx.errors import AnalysisError
 from ecospa_fx.functions import CUSTOM_FUNCTION
@@ -97,11 +98,8 @@ class Interpreter:
         arrays = []
         for axis, ids in enumerate(self.labels[name]):
             if ids is not None:
-                shape = [-1 if a == axis else 1 for a in range(tensor.dim())]
-                own = ids.ndim > 1
-                arrays.append(
-                    LabelArray(self.stacked[name].spread(ids, tensor.shape) if own else ids.reshape(shape))
-                )
+                spread = self.stacked[name].spread(ids, tensor.shape) if ids.ndim > 1 else None
+                arrays.append(LabelArray(along(ids, tensor.dim(), axis) if spread is None else spread))
         self.values[node] = replace(bare_value(tensor, Nature.WEIGHT), arrays=tuple(arrays))
 
     def _labels(self, name: str, shape: torch.Size) -> tuple[np.ndarray | None, ...]:
@@ -168,7 +166,7 @@ class Interpreter:
                 if found is None
                 else "writes into a tensor that is used elsewhere"
             )
-            call.pin((a for v in call.values() for a in v.arrays), text)
+            call.refuse(text)
             return [()] * len(call.outputs)
         return _listed(found.flow(call), call)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from ecospa_fx.labels import Ids, LabelArray, LabelSpace, Value
-from ecospa_fx.rules.call import Call, Join, Pick, item
+from ecospa_fx.labels import Ids, LabelArray, LabelSpace
+from ecospa_fx.rules.call import Call, Join, Pick, arrays_of, item
 
 _VIEWS = frozenset(
     {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "clone", "contiguous", "alias"}
@@ -44,7 +44,8 @@ class Routing:
         """Look at one call, once its rule has run."""
         if not (call.routed_by or self.space.stacks.routed):
             return
-        standing = [n for n in node.all_input_nodes if any(map(self._stands_in, _arrays(self.values.get(n))))]
+        inputs = node.all_input_nodes
+        standing = [n for n in inputs if any(map(self._stands_in, arrays_of(self.values.get(n))))]
         if not standing and not call.routed_by:
             return
         origins = {self.picked.get(n) for n in standing}
@@ -53,7 +54,7 @@ class Routing:
         if len(origins) == 1 and None not in origins and self._blind(node, call):
             self.picked[node] = next(iter(origins))  # type: ignore[assignment]
             return
-        for array in (a for n in standing for a in _arrays(self.values.get(n)) if self._stands_in(a)):
+        for array in (a for n in standing for a in arrays_of(self.values.get(n)) if self._stands_in(a)):
             self.space.agree(array.ids)
 
     def output(self, node: fx.Node) -> None:
@@ -124,12 +125,6 @@ def short_name(target: Any) -> str:
         if isinstance(target, torch._ops.OpOverload)
         else getattr(target, "__name__", str(target))
     )
-
-
-def _arrays(value: Any) -> Iterator[LabelArray]:
-    for one in value if isinstance(value, tuple) else (value,):
-        if isinstance(one, Value):
-            yield from one.arrays
 
 
 def _argument(node: fx.Node, name: str) -> fx.Node:

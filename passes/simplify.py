@@ -17,9 +17,10 @@ from torch import fx
 
 from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.routing import short_name
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.passes.zeros import without_zeros
-from ecospa_fx.sizes import hint, static
+from ecospa_fx.sizes import hint, same_sizes, static
 
 aten = torch.ops.aten
 _COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
@@ -123,7 +124,7 @@ def _filled(graph: fx.Graph, node: fx.Node, constants: Mapping[str, torch.Tensor
 def _constant(node: Any, constants: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """The tensor that a node stands for, or a copy of which it is."""
     while isinstance(node, fx.Node) and node.op == "call_function":
-        name = getattr(node.target, "__name__", "").split(".")[0].rstrip("_")
+        name = short_name(node.target).rstrip("_")
         if name not in _COPIES:
             return None
         node = node.args[0]
@@ -217,24 +218,20 @@ def _by_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 def _narrow(mask: Any, shape: Any) -> fx.Node | None:
     """What a mask of ``shape`` repeats along its last axis, if that is all that was done to it."""
-    if not isinstance(mask, fx.Node) or not _same_sizes(mask, shape):
+    if not isinstance(mask, fx.Node) or not same_sizes(mask.meta["val"].shape, shape):
         return None
     while isinstance(mask, fx.Node) and mask.op == "call_function":
-        name = getattr(mask.target, "__name__", "").split(".")[0].rstrip("_")
+        name = short_name(mask.target).rstrip("_")
         source = mask.args[0] if mask.args else None
         if not isinstance(source, fx.Node) or name not in (*_COPIES, "contiguous", *_WIDENINGS):
             return None
         before, after = source.meta["val"], mask.meta["val"]
         if before.dtype != after.dtype or before.device != after.device or before.dim() != after.dim():
             return None
-        if not _same_sizes(source, after.shape):
+        if not same_sizes(before.shape, after.shape):
             return source if _fits(before.shape, after.shape) else None
         mask = source
     return None
-
-
-def _same_sizes(node: fx.Node, shape: Any) -> bool:
-    return [str(n) for n in node.meta["val"].shape] == [str(n) for n in shape]
 
 
 def _fits(before: Any, after: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import fx
 from ecospa_fx.labels import Ids, Nature, Tag, Value
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.program import Analysis
+from ecospa_fx.rules.call import arrays_of
 
 # What meets there is multiplied: a gate or a step size made from what it scales is no residual.
 _PRODUCTS = frozenset({"mul", "mul_", "div", "div_", "bmm", "matmul", "einsum"})
@@ -97,7 +98,7 @@ class _Walk:
     def _mixed_by_head(self, node: fx.Node, component: int) -> bool:
         """Whether these are values of attention, head by head, which join those of later layers."""
         partition = self.analysis.partition
-        arrays = [a for v in self._values(self.analysis.values.get(node)) for a in v.arrays]
+        arrays = list(arrays_of(self.analysis.values.get(node)))
         own = next(a for a in arrays if component in partition.component[a.ids])
         finer = (partition.component[a.ids] for a in arrays if own.axes <= a.axes and len(a.axes) > 1)
         return any((partition.tags[components] & Tag.VALUE).any() for components in finer)
@@ -116,11 +117,6 @@ class _Walk:
 
     def _carried(self, value: Any, axis: int | None = None) -> dict[int, Ids]:
         """One representative component of each label array (over ``axis``), with all components of it."""
-        arrays = [array for v in self._values(value) for array in v.arrays]
-        arrays = [a for a in arrays if axis is None or axis in a.axes]
+        arrays = [a for a in arrays_of(value) if axis is None or axis in a.axes]
         component = self.analysis.partition.component
         return {int(component[a.ids.flat[0]]): component[a.ids] for a in arrays}
-
-    def _values(self, value: Any) -> list[Value]:
-        values = value if isinstance(value, list | tuple) else [value]
-        return [v for v in values if isinstance(v, Value)]

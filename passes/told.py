@@ -8,12 +8,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from ecospa_fx.config_fields import Path, changed
+from ecospa_fx.config_fields import Change, Path
 from ecospa_fx.coupling import Couple, CouplingGraph
 from ecospa_fx.labels import Ids
 from ecospa_fx.passes.plan import HEADED
@@ -54,15 +53,14 @@ def _moved(source: Any, shapes: Shapes) -> Moved:
     """The axes that go with each field, for fields on which parameters depend."""
     said = Say(source, shapes)
     fields = {**said.fields, **said.pins()}
-    found = {path: _axes(source, shapes, path, 2 * value) for path, value in fields.items()}
+    found = {path: _axes(said, shapes, {path: 2 * value}) for path, value in fields.items()}
     return {path: axes for path, axes in found.items() if axes}
 
 
-def _axes(source: Any, shapes: Shapes, path: Path, value: float) -> frozenset[Axis]:
-    """Axes of parameters that a change of one field makes longer or shorter."""
+def _axes(said: Say, shapes: Shapes, change: Change) -> frozenset[Axis]:
+    """Axes of parameters that a change of the config makes longer or shorter."""
     try:
-        with torch.device("meta"):
-            model = type(source)(changed(source.config, {path: value}))
+        model = said.built(change)
     except Exception:  # whatever a class says of a config that it does not take
         return frozenset()
     pairs = ((name, shapes[name], tuple(p.shape)) for name, p in model.named_parameters() if name in shapes)

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
-from ecospa_fx.passes.unfuse import VIEWS, emit, moved, sizes_of, source_of, symbols
+from ecospa_fx.passes.unfuse import VIEWS, emit, moved, sizes_of, source_of, symbols, views
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import static
 
@@ -33,12 +33,11 @@ def turn(graph: fx.Graph) -> bool:
         Whether anything changed.
     """
     changed = False
-    for node in list(graph.nodes):
-        if target_name(node) in VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
-            axes = next((a for a in _split(node) if _ends_turned(node, a)), None)
-            if axes is not None:
-                _turn(graph, node, axes[0], axes[-1])
-                changed = True
+    for node in views(graph):
+        axes = next((a for a in _split(node) if _ends_turned(node, a)), None)
+        if axes is not None:
+            _turn(graph, node, axes[0], axes[-1])
+            changed = True
     if changed:
         graph.eliminate_dead_code()
     return changed

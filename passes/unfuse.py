@@ -44,18 +44,22 @@ def unfuse(graph: fx.Graph) -> bool:
         Whether anything changed.
     """
     changed = False
-    for node in list(graph.nodes):
-        if target_name(node) in VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
-            for axis, last in _candidates(node):
-                parts = _dispatched(node, axis)
-                if parts and (not last or all(p.stop - p.start == 1 for p in parts)):
-                    for part in parts:
-                        _move(graph, node, axis, part)
-                    changed = True
-                    break
+    for node in views(graph):
+        found = ((axis, _dispatched(node, axis, last)) for axis, last in _candidates(node))
+        axis, parts = next(((axis, parts) for axis, parts in found if parts), (0, []))
+        for part in parts:
+            _move(graph, node, axis, part)
+            changed = True
     if changed:
         graph.eliminate_dead_code()
     return changed
+
+
+def views(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The views that a graph has at first; whoever asks may change it on the way."""
+    for node in list(graph.nodes):
+        if target_name(node) in VIEWS and isinstance(node.meta.get("val"), torch.Tensor):
+            yield node
 
 
 def sizes_of(node: Any) -> list[int]:
@@ -82,8 +86,8 @@ def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
             yield from ((axis, axis == wide[-1]) for axis in wide)
 
 
-def _dispatched(node: fx.Node, axis: int) -> list[_Part]:
-    """All ranges taken along ``axis``, or nothing if somebody reads it whole."""
+def _dispatched(node: fx.Node, axis: int, last: bool) -> list[_Part]:
+    """All ranges taken along ``axis``, or nothing if somebody reads it whole, or several of the last one."""
     parts: list[_Part] = []
     waiting: list[tuple[tuple[fx.Node, ...], int]] = [((), axis)]
     while waiting:
@@ -96,7 +100,7 @@ def _dispatched(node: fx.Node, axis: int) -> list[_Part]:
             parts += taken
             if there is not None:
                 waiting.append(((*path, user), there))
-    return parts
+    return [] if last and any(p.stop - p.start != 1 for p in parts) else parts
 
 
 def moved(user: fx.Node, axis: int) -> int | None:

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from ecospa_fx.errors import BackwardError, CaptureError
+from ecospa_fx.origin import holds_parts
 from ecospa_fx.passes.reads import FewReads, UnrolledError
 
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
@@ -97,7 +98,7 @@ def ways(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Way]:
     if scalars:
         yield Way(inputs, scalars=True)
         yield Way(inputs, dynamic=False, scalars=True)
-    if any("transformers" in base.__module__ for base in _classes(model)):
+    if holds_parts(model):
         yield from plain
     grids = any(inputs[name].numel() <= _GRID for name in small)
     yield from () if grids else followed
@@ -114,10 +115,6 @@ def note(model: nn.Module, way: Way) -> None:
     """Remember what helped, for later captures of ``model``."""
     if not way.patched:
         _OWN_CODE.add(model)
-
-
-def _classes(model: nn.Module) -> set[type]:
-    return {base for module in model.modules() for base in type(module).__mro__}
 
 
 def scalar_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:

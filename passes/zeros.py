@@ -16,10 +16,10 @@ from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.passes.unfuse import emit
-from ecospa_fx.sizes import static
+from ecospa_fx.sizes import same_sizes, static
 
 aten = torch.ops.aten
-_MADE = frozenset({"zeros", "new_zeros", "zeros_like"})
+ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
 _FILLED = frozenset({"full", "new_full", "full_like"})
 _SAME = frozenset(
     {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "slice", "select", "expand", "clone",
@@ -40,13 +40,14 @@ def without_zeros(graph: fx.Graph) -> bool:
     products = any(short_name(n.target) in _PRODUCTS for n in zero)
     if not products or _read(graph, zero) != _read(graph, set()):
         return False  # a parameter that meets zeros only has a gradient of zeros, and would have none
+    changed = False
     for node in list(graph.nodes):
         new = _instead(graph, node, zero)
         if new is not None:
             zero |= {new} if node in zero else set()
             node.replace_all_uses_with(new)
-    graph.eliminate_dead_code()
-    return True
+            changed = True
+    return graph.eliminate_dead_code() or changed
 
 
 def _instead(graph: fx.Graph, node: fx.Node, zero: set[fx.Node]) -> fx.Node | None:
@@ -96,7 +97,7 @@ def _sources(node: fx.Node, root: dict[fx.Node, set[fx.Node]]) -> set[fx.Node] |
 def _blank(node: fx.Node) -> bool:
     """Whether an operator makes zeros."""
     name = short_name(node.target)
-    if name in _MADE:
+    if name in ZEROS:
         return True
     value = named_arguments(node, lambda n: n).get("fill_value") if name in _FILLED else None
     return isinstance(value, (int, float)) and value == 0
@@ -130,21 +131,18 @@ def _like(term: Any, node: fx.Node) -> bool:
     if not isinstance(term, fx.Node) or any(writes(u) and u.args[0] is term for u in term.users):
         return False
     had, got = term.meta["val"], node.meta["val"]
-    return had.dtype == got.dtype and [str(n) for n in had.shape] == [str(n) for n in got.shape]
+    return had.dtype == got.dtype and same_sizes(had.shape, got.shape)
 
 
 def _made(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """Zeros in place of a product, where its sizes can be read from the factors."""
-    sizes: list[Any] = []
+    value = node.meta["val"]
+    found = [_place(node, n) if (number := static(n)) is None else number for n in value.shape]
+    if None in found:
+        return None
     with graph.inserting_before(node):
-        for size in node.meta["val"].shape:
-            number = static(size)
-            found = _place(node, size) if number is None else None
-            if number is None and found is None:
-                return None
-            sizes.append(emit(graph, node, aten.sym_size.int, *found) if found is not None else number)
-        dtype = node.meta["val"].dtype
-        return emit(graph, node, aten.new_zeros.default, node.all_input_nodes[0], sizes, dtype=dtype)
+        sizes = [emit(graph, node, aten.sym_size.int, *n) if isinstance(n, tuple) else n for n in found]
+        return emit(graph, node, aten.new_zeros.default, node.all_input_nodes[0], sizes, dtype=value.dtype)
 
 
 def _beside(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ecospa_fx.arrays import along
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, regular
 from ecospa_fx.oracles.trial import Trial, require_equal, restrict
@@ -128,9 +129,7 @@ def _permutation(trial: Trial, value: Value, move: Ids) -> Layout | None:
             have = np.take_along_axis(have, np.broadcast_to(index[axis], shape), axis)
         rest = sorted(array.axes - index.keys())
         for axis in rest[:-1]:
-            index[axis] = np.arange(value.shape[axis]).reshape(
-                [-1 if a == axis else 1 for a in range(value.rank)]
-            )
+            index[axis] = along(np.arange(value.shape[axis]), value.rank, axis)
         if rest:
             have, want = (np.moveaxis(x, rest[-1], -1) for x in (have, want))
             order, wanted = np.argsort(have, -1, kind="stable"), np.argsort(want, -1, kind="stable")

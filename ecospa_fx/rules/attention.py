@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ecospa_fx.labels import LabelArray, Nature, Tag, Value
-from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.labels import Nature, Tag, Value
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
 from ecospa_fx.rules.layout_ops import rearrange
-from ecospa_fx.rules.meet import contract, meet, neither
+from ecospa_fx.rules.meet import contract, meet, neither, operand
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def sdpa(call: Call) -> Arrays:
     score = replace(score, arrays=_masked(call, score))
     last = score.on(score.rank - 1)
     call.pin(last, "softmax runs along this axis")
-    weights = tuple(LabelArray(a.ids, False) for a in score.arrays if a not in last)
+    weights = unzeroed(a for a in score.arrays if a not in last)
     return contract(call, "...ls,...sd->...ld", ("", replace(score, arrays=weights)), (names[1], v))
 
 
@@ -46,8 +46,7 @@ def _masked(call: Call, score: Value) -> Arrays:
     mask = call.get("attn_mask")
     if not isinstance(mask, Value):
         return score.arrays
-    rank = score.rank
-    operands = [("", score, tuple(range(rank))), ("attn_mask", mask, tuple(range(rank - mask.rank, rank)))]
+    operands = [operand("", score, score.rank), operand("attn_mask", mask, score.rank)]
     return meet(call, score.shape, operands, neither)
 
 
@@ -71,4 +70,4 @@ def softmax(call: Call) -> Arrays:
     axis = call.axis()
     x = call.value("self")
     call.pin(x.on(axis), "softmax runs along this axis")
-    return tuple(LabelArray(a.ids, False) for a in x.arrays if axis not in a.axes)
+    return unzeroed(a for a in x.arrays if axis not in a.axes)

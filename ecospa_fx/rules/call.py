@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,14 +92,17 @@ class Call:
     def values(self) -> Iterable[Value]:
         """All tensor arguments, lists included."""
         for arg in self.args.values():
-            for item in arg if isinstance(arg, (list, tuple)) else (arg,):
-                if isinstance(item, Value):
-                    yield item
+            yield from values_of(arg)
 
     def pin(self, arrays: Iterable[LabelArray], text: str) -> None:
         """Freeze the labels of ``arrays``."""
         for array in arrays:
             self.space.pin(array.ids, Reason(text, self.target, self.node, self.source))
+
+    def refuse(self, text: str) -> Arrays:
+        """Freeze the labels of all arguments; nothing comes out."""
+        self.pin((a for v in self.values() for a in v.arrays), text)
+        return ()
 
     def tag(self, arrays: Iterable[LabelArray], tag: Tag) -> None:
         """Note ``tag`` on the labels of ``arrays``."""
@@ -126,6 +129,23 @@ class Call:
     def slots(self, shape: Sequence[int], zero: bool) -> LabelArray:
         """Fresh labels for outer indices; they own no parameter entry."""
         return LabelArray(self.space.slots(shape), zero)
+
+
+def values_of(found: Any) -> Iterator[Value]:
+    """The tensors that an argument or a result is: one, several, or none."""
+    for one in found if isinstance(found, (list, tuple)) else (found,):
+        if isinstance(one, Value):
+            yield one
+
+
+def arrays_of(found: Any) -> Iterator[LabelArray]:
+    """The label arrays of all of them."""
+    return (array for value in values_of(found) for array in value.arrays)
+
+
+def unzeroed(arrays: Iterable[LabelArray]) -> Arrays:
+    """The same labels where dead entries need not be zero any more."""
+    return tuple(LabelArray(a.ids, False) for a in arrays)
 
 
 def lift(arrays: Iterable[LabelArray], rank: int, axes: Sequence[int]) -> Arrays:

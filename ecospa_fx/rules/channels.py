@@ -42,11 +42,7 @@ def batch_norm(call: Call) -> Arrays:
     if not call.get("training"):
         return _affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias"))
     if isinstance(call.get("running_mean"), Value):
-        call.pin(
-            (a for v in call.values() for a in v.arrays),
-            "running statistics are kept for this axis; call the model in evaluation mode",
-        )
-        return ()
+        return call.refuse("running statistics are kept for this axis; call the model in evaluation mode")
     axes = [0, *range(2, x.rank)]
     return _affine(call, spared(call, x, axes, "normalised along this axis"), ("weight", "bias"))
 
@@ -97,8 +93,7 @@ def instance_norm(call: Call) -> Arrays:
     if not call.get("use_input_stats"):
         return _affine(call, x.arrays, ("running_mean", "running_var", "weight", "bias"))
     if isinstance(call.get("running_mean"), Value):
-        call.pin((a for v in call.values() for a in v.arrays), "running statistics are kept for this axis")
-        return ()
+        return call.refuse("running statistics are kept for this axis")
     return _affine(call, spared(call, x, range(2, x.rank), "normalised along this axis"), ("weight", "bias"))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ecospa_fx.labels import LabelArray, Nature, Value
-from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import both, contract, either, meet, reduce_arrays
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
+from ecospa_fx.rules.meet import both, broadcast, contract, either, meet, operand, reduce_arrays
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
 
@@ -54,8 +54,7 @@ def tensordot(call: Call) -> Arrays:
     a, b = call.value("self"), call.value("other")
     over_a, over_b = call.get("dims_self", [-1]), call.get("dims_other", [-1])
     if not a.rank or not b.rank:
-        call.pin((x for v in (a, b) for x in v.arrays), "a product with a single number")
-        return ()
+        return call.refuse("a product with a single number")
     left, right = [chr(97 + i) for i in range(a.rank)], [chr(65 + i) for i in range(b.rank)]
     for i, j in zip(over_a, over_b, strict=True):
         right[j] = left[i]
@@ -77,14 +76,9 @@ def bilinear(call: Call) -> Arrays:
 def vecdot(call: Call) -> Arrays:
     """A sum along one axis of products; a cosine divides by norms, which dead entries do not change."""
     names = ("x", "y") if "x" in call.args else ("x1", "x2")
-    rank = max(call.value(n).rank for n in names)
     cosine = "cosine" in call.target
-    axis = int(call.get("dim", 1 if cosine else -1)) % rank
-    operands = [(n, v := call.value(n), tuple(range(rank - v.rank, rank))) for n in names]
-    sizes = [1] * rank
-    for _, value, axes in operands:
-        for a, n in zip(axes, value.shape, strict=True):
-            sizes[a] = max(sizes[a], n)
+    sizes, operands = broadcast(call, *names)
+    axis = int(call.get("dim", 1 if cosine else -1)) % len(sizes)
     arrays = meet(call, sizes, operands, both if cosine else either, gather=False)
     return reduce_arrays(call, arrays, {axis})
 
@@ -94,10 +88,9 @@ def cdist(call: Call) -> Arrays:
     """Distances between all rows: entries that are zero in both add nothing."""
     a, b, order = call.value("x1"), call.value("x2"), call.get("p", 2)
     if not order > 0:
-        call.pin((x for v in (a, b) for x in v.arrays), "a norm that counts zeros")
-        return ()
+        return call.refuse("a norm that counts zeros")
     arrays = contract(call, "...pm,...rm->...pr", ("x1", a), ("x2", b), both)
-    return tuple(LabelArray(x.ids, False) for x in arrays)
+    return unzeroed(arrays)
 
 
 @rule("aten.pairwise_distance.default")
@@ -110,7 +103,7 @@ def pairwise_distance(call: Call) -> Arrays:
         free = spared(
             call, x, [x.rank - 1], "every entry adds a small number to the distance", keep_zero=False
         )
-        operands.append((name, replace(x, arrays=free), tuple(range(rank - x.rank, rank))))
+        operands.append(operand(name, replace(x, arrays=free), rank))
     shape = (*call.out.shape, 1) if not call.get("keepdim") else call.out.shape
     arrays = meet(call, shape, operands, both)
     return arrays if call.get("keepdim") else tuple(LabelArray(x.ids[..., 0], False) for x in arrays)
@@ -186,7 +179,7 @@ def embedding_bag(call: Call) -> list[Arrays]:
     given = (v for n in others if isinstance(v := call.get(n), Value))
     call.pin((a for v in given for a in v.arrays), "used as indices")
     arrays = tuple(a for a in weight.arrays if 0 not in a.axes)
-    places = tuple(LabelArray(a.ids, False) for a in arrays)
+    places = unzeroed(arrays)
     return [arrays, *(places if o.rank == 2 and o.shape == call.out.shape else () for o in call.outputs[1:])]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ecospa_fx.labels import Ids, LabelArray, Nature, Tag, Value
+from ecospa_fx.arrays import along
+from ecospa_fx.labels import LabelArray, Nature, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.contractions import plus
 from ecospa_fx.rules.layout_ops import rearrange
@@ -15,6 +16,8 @@ from ecospa_fx.rules.windows import spared
 
 if TYPE_CHECKING:
     from ecospa_fx.rules.site import Site
+
+_GROUPED = "a grouped convolution"
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,12 @@ def conv(call: Call) -> Arrays:
     if ops.groups == 1:
         arrays = contract(call, _spec(ops.spatial, "oi"), ("input", ops.x), ("weight", ops.w))
     elif ops.w.nature == Nature.ACTIVATION:
-        arrays = _refused(call)
+        arrays = call.refuse(_GROUPED)
     elif ops.w.shape[1] == 1:
         arrays = _depthwise(call, ops)
     else:
         arrays = _grouped(call, ops)
     return plus(call, arrays, "bias", (ops.channel,))
-
-
-def _refused(call: Call) -> Arrays:
-    call.pin((a for v in call.values() for a in v.arrays), "a grouped convolution")
-    return ()
 
 
 def _depthwise(call: Call, ops: _Operands) -> Arrays:
@@ -117,7 +115,7 @@ def _grouped(call: Call, ops: _Operands) -> Arrays:
     channel = ops.channel
     for array in ops.x.on(channel):
         if array.axes != {channel}:
-            call.pin([array], "a grouped convolution")
+            call.pin([array], _GROUPED)
             continue
         rows = array.ids.reshape(ops.groups, inner)
         for shared in ops.w.on(1):
@@ -130,12 +128,8 @@ def _grouped(call: Call, ops: _Operands) -> Arrays:
     for array in ops.w.on(0):
         rows = array.ids.reshape(ops.groups, outer)
         call.space.union(rows, rows[:1])
-        result += (LabelArray(_at(array.ids.reshape(-1), call.out.rank, channel), array.zero),)
+        result += (LabelArray(along(array.ids.reshape(-1), call.out.rank, channel), array.zero),)
     return result
-
-
-def _at(line: Ids, rank: int, axis: int) -> Ids:
-    return line.reshape([-1 if a == axis else 1 for a in range(rank)])
 
 
 @rule("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
@@ -145,5 +139,5 @@ def conv_transpose(call: Call) -> Arrays:
     if ops.groups == 1:
         arrays = contract(call, _spec(ops.spatial, "io"), ("input", ops.x), ("weight", ops.w))
     else:
-        arrays = _refused(call)
+        arrays = call.refuse(_GROUPED)
     return plus(call, arrays, "bias", (ops.channel,))

@@ -62,18 +62,13 @@ def _indices(call: Call) -> Iterable[LabelArray]:
     return (a for v in call.args["indices"] if isinstance(v, Value) for a in v.arrays)
 
 
-def _refused(call: Call) -> Arrays:
-    call.pin((a for v in call.values() for a in v.arrays), _BY_NUMBER)
-    return ()
-
-
 @rule("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(call: Call) -> Arrays:
     """``x[i, :, j]``: the axes without an index pass."""
     x = call.value("self")
     region = _region(call, call.out.rank)
     if region is None:
-        return _refused(call)
+        return call.refuse(_BY_NUMBER)
     call.pin(_indices(call), "used as indices")
     if region.indexed == (0,):
         x = call.routed(x, "indices")
@@ -99,7 +94,7 @@ def index_put(call: Call) -> Arrays:
     x, values = call.value("self"), call.value("values")
     region = None if any(_may_be_mask(call, v) for v in call.args["indices"]) else _region(call, None)
     if region is None or values.rank > x.rank - len(region.indexed) + region.width:
-        return _refused(call)
+        return call.refuse(_BY_NUMBER)
     call.pin(_indices(call), "used as indices")
     places = region.axes[len(region.axes) - values.rank :]
     extra = iter(range(x.rank, x.rank + region.width))
@@ -132,7 +127,7 @@ def _along(call: Call, names: tuple[str, ...], zero: ZeroRule) -> Arrays:
     axis = call.axis()
     rank = call.out.rank
     if rank == 0:
-        return _refused(call)
+        return call.refuse(_BY_NUMBER)
     present = [(n, call.value(n)) for n in names if isinstance(call.get(n), Value)]
     odd = {
         a for _, v in present for a in range(rank) if a != axis and v.shape[a] not in (1, call.out.shape[a])
@@ -169,8 +164,7 @@ def masked_scatter(call: Call) -> Arrays:
     last = x.rank - 1
     rows = source.rank and x.rank and source.shape[-1] == x.shape[-1] and not x.symbolic[-1]
     if not rows or (mask.rank and (mask.shape[-1] != 1 or mask.symbolic[-1])) or call.out.rank != x.rank:
-        call.pin((a for v in call.values() for a in v.arrays), "taken by a mask that may tell features apart")
-        return ()
+        return call.refuse("taken by a mask that may tell features apart")
     call.pin(mask.arrays, "used as a mask of places")
     operands = [
         ("self", _bare(call, x, range(last)), tuple(range(x.rank))),

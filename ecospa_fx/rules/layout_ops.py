@@ -11,7 +11,7 @@ import torch
 
 from ecospa_fx.labels import Ids, LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call, Pick
-from ecospa_fx.rules.meet import meet
+from ecospa_fx.rules.meet import first, meet, operand
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _copies(call: Call, x: Value, axis: int, new: int) -> Arrays:
 def like_other(call: Call) -> Arrays:
     """The sizes come from another tensor, which the result meets."""
     x, other, rank = call.value("self"), call.value("other"), call.out.rank
-    aligned = [("self", x, tuple(range(rank - x.rank, rank))), ("other", other, tuple(range(rank)))]
-    return meet(call, call.out.shape, aligned, lambda f: f[0])
+    operands = [operand("self", x, rank), operand("other", other, rank)]
+    return meet(call, call.out.shape, operands, first)
 
 
 @rule("aten.slice.Tensor", "aten.narrow.default")
@@ -212,16 +212,11 @@ def _permuted(call: Call, dims: Sequence[int], source: Callable[[int, int], Ids]
     x = call.value("self")
     labelled = [(i, d % x.rank) for i, d in enumerate(dims) if x.on(d % x.rank)]
     if not labelled:
-        return x.arrays if dims else _refuse(call, "the flattened tensor is permuted")
+        return x.arrays if dims else call.refuse("the flattened tensor is permuted")
     if len(dims) > 1:
-        return _refuse(call, "several axes are permuted at once")
+        return call.refuse("several axes are permuted at once")
     i, axis = labelled[0]
     return pick(call, axis, source(x.shape[axis], i))
-
-
-def _refuse(call: Call, text: str) -> Arrays:
-    call.pin((a for v in call.values() for a in v.arrays), text)
-    return ()
 
 
 @rule("aten.repeat_interleave.self_int")
@@ -229,7 +224,7 @@ def repeat_interleave(call: Call) -> Arrays:
     """Every index of one axis, several times; the same call serves the smaller axis."""
     x = call.value("self")
     if call.get("dim") is None or not isinstance(call.args["repeats"], int):
-        return _refuse(call, "the flattened tensor is repeated")
+        return call.refuse("the flattened tensor is repeated")
     axis, times = call.axis(), call.args["repeats"]
     return rearrange(x.arrays, lambda ids: ids if ids.shape[axis] == 1 else np.repeat(ids, times, axis))
 

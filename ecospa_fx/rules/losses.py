@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ecospa_fx.labels import LabelArray
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import both, meet, reduce_arrays
+from ecospa_fx.rules.meet import both, broadcast, meet, reduce_arrays
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -38,12 +37,8 @@ def _dense_mean(site: Site) -> None:
 )
 def difference(call: Call) -> Arrays:
     """A function of the difference that is zero at zero."""
-    names = ("self", "target")
-    values = [call.value(n) for n in names]
-    rank = max(v.rank for v in values)
-    shape = [max(v.shape[-k] if v.rank >= k else 1 for v in values) for k in range(rank, 0, -1)]
-    operands = [(n, v, tuple(range(rank - v.rank, rank))) for n, v in zip(names, values, strict=True)]
-    arrays = meet(call, shape, operands, both)
+    sizes, operands = broadcast(call, "self", "target")
+    arrays = meet(call, sizes, operands, both)
     if call.get("reduction", _MEAN) in (_MEAN, _SUM):
-        return reduce_arrays(call, arrays, set(range(rank)))
-    return tuple(LabelArray(a.ids, a.zero) for a in arrays)
+        return reduce_arrays(call, arrays, set(range(len(sizes))))
+    return arrays

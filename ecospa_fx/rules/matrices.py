@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ecospa_fx.labels import Ids, LabelArray, Value
+from ecospa_fx.arrays import along
+from ecospa_fx.labels import LabelArray, Value
 from ecospa_fx.rules.call import Arrays, Call
 from ecospa_fx.rules.layout_ops import rearrange
-from ecospa_fx.rules.meet import both, either, meet
+from ecospa_fx.rules.meet import both, either, meet, operand
 from ecospa_fx.rules.reductions import axes_of
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
@@ -19,6 +20,11 @@ _WHOLE = "a matrix is solved or decomposed as a whole"
 
 def _outside(call: Call, value: Value) -> Arrays:
     return spared(call, value, (value.rank - 2, value.rank - 1), _WHOLE, keep_zero=False)
+
+
+def _leading(call: Call, arrays: Arrays) -> Arrays:
+    """Without the last axes, where the result is a number for each matrix."""
+    return rearrange(arrays, lambda ids: ids.reshape(ids.shape[: call.out.rank]))
 
 
 def _regular(call: Call, value: Value) -> Arrays:
@@ -35,8 +41,7 @@ def _regular(call: Call, value: Value) -> Arrays:
 )
 def inverse(call: Call) -> Arrays:
     """A function of matrices that have an inverse."""
-    x = next(iter(call.values()))
-    return rearrange(_regular(call, x), lambda ids: ids.reshape(ids.shape[: call.out.rank]))
+    return _leading(call, _regular(call, next(iter(call.values()))))
 
 
 @rule(
@@ -49,10 +54,7 @@ def inverse(call: Call) -> Arrays:
 )
 def whole(call: Call) -> Arrays:
     """The last two axes belong together; those that are gone afterwards have no labels."""
-    x = next(iter(call.values()))
-    gone = x.rank - call.out.rank
-    arrays = _outside(call, x)
-    return rearrange(arrays, lambda ids: ids.reshape(ids.shape[: ids.ndim - gone]))
+    return _leading(call, _outside(call, next(iter(call.values()))))
 
 
 @rule("aten.linalg_solve.default", "aten.linalg_solve_triangular.default")
@@ -61,8 +63,7 @@ def solve(call: Call) -> Arrays:
     name = "A" if "A" in call.args else "self"
     a, b = call.value(name), call.value("B")
     if a.rank != b.rank or not call.get("left", True):
-        call.pin((x for v in call.values() for x in v.arrays), _WHOLE)
-        return ()
+        return call.refuse(_WHOLE)
     rows = b.rank - 2
     right = replace(b, arrays=spared(call, b, [rows], _WHOLE))
     axes = (*range(rows), b.rank, b.rank + 1)
@@ -108,16 +109,12 @@ def diagonal(call: Call) -> Arrays:
     if plain and square:
         first, second = lines[a][0], lines[b][0]
         call.space.union(first.ids.ravel(), second.ids.ravel())
-        result.append(LabelArray(_line(first.ids, call.out.rank, -1), either((first.zero, second.zero))))
+        result.append(LabelArray(along(first.ids, call.out.rank, -1), either((first.zero, second.zero))))
     return tuple(result)
 
 
 def _on(array: LabelArray, axes: list[int]) -> LabelArray:
     return LabelArray(array.ids.reshape([*(array.ids.shape[a] for a in axes), 1]), array.zero)
-
-
-def _line(ids: Ids, rank: int, axis: int) -> Ids:
-    return ids.reshape([-1 if a == axis % rank else 1 for a in range(rank)])
 
 
 @rule("aten.diag_embed.default", "aten.diag.default")
@@ -133,7 +130,7 @@ def diag_embed(call: Call) -> Arrays:
             result.append(LabelArray(np.expand_dims(array.ids, -1), array.zero))
         elif array.axes == {x.rank - 1}:
             line = array.ids.reshape(-1)
-            result += [LabelArray(_line(line, x.rank + 1, axis), array.zero) for axis in (-2, -1)]
+            result += [LabelArray(along(line, x.rank + 1, axis), array.zero) for axis in (-2, -1)]
         else:
             call.pin([array], "a diagonal for each of several rows")
     return tuple(result)
@@ -148,7 +145,7 @@ def meshgrid(call: Call) -> list[Arrays]:
         order[:2] = [1, 0]
     return [
         tuple(
-            LabelArray(_line(a.ids, rank, order[i]), a.zero and i == output)
+            LabelArray(along(a.ids, rank, order[i]), a.zero and i == output)
             for i, line in enumerate(lines)
             for a in line.arrays
         )
@@ -160,7 +157,6 @@ def meshgrid(call: Call) -> list[Arrays]:
 def broadcast_tensors(call: Call) -> list[Arrays]:
     """All tensors in the sizes that they have together, where they meet."""
     rank = call.out.rank
-    tensors = list(enumerate(call.args["tensors"]))
-    operands = [(f"tensors[{i}]", v, tuple(range(rank - v.rank, rank))) for i, v in tensors]
+    operands = [operand(f"tensors[{i}]", v, rank) for i, v in enumerate(call.args["tensors"])]
     arrays = meet(call, call.out.shape, operands, both)
-    return [tuple(LabelArray(a.ids, a.zero) for a in arrays) for _ in call.outputs]
+    return [arrays] * len(call.outputs)

@@ -32,6 +32,19 @@ def neither(flags: Sequence[bool]) -> bool:
     return False
 
 
+def operand(name: str, value: Value, rank: int) -> Operand:
+    """An operand in a space of ``rank`` axes as torch broadcasts it: its axes are the last ones."""
+    return name, value, tuple(range(rank - value.rank, rank))
+
+
+def broadcast(call: Call, *names: str) -> tuple[list[int], list[Operand]]:
+    """The sizes that some arguments have together, and where their axes are there."""
+    values = [call.value(n) for n in names]
+    rank = max(v.rank for v in values)
+    sizes = [max(v.shape[-k] for v in values if v.rank >= k) for k in range(rank, 0, -1)]
+    return sizes, [operand(n, v, rank) for n, v in zip(names, values, strict=True)]
+
+
 def meet(
     call: Call, shape: Sequence[int], operands: Sequence[Operand], zero: ZeroRule, gather: bool = True
 ) -> Arrays:

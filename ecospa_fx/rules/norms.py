@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ecospa_fx import ops
 from ecospa_fx.labels import LabelArray, Tag, Value
 from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import meet
+from ecospa_fx.rules.meet import meet, operand
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def _norm(call: Call, shift: bool) -> Arrays:
     call.pin((a for a in inside if not a.zero), "normalised, but not zero where removed")
     call.tag(inside, Tag.NORM)
     centred = tuple(LabelArray(a.ids, a.zero and not (shift and a in inside)) for a in x.arrays)
-    operands = [("input", Value(x.shape, x.symbolic, centred, x.nature), tuple(range(rank)))]
+    operands = [operand("input", replace(x, arrays=centred), rank)]
     for name in ("weight", "bias"):
         other = call.get(name)
         if isinstance(other, Value):
-            operands.append((name, other, tuple(range(rank - other.rank, rank))))
+            operands.append(operand(name, other, rank))
     present = [n for n, _, _ in operands]
 
     def zero(flags: Sequence[bool]) -> bool:

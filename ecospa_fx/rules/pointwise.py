@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ecospa_fx.labels import LabelArray, Nature, Tag, Value
-from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import ZeroRule, both, either, first, meet, neither
+from ecospa_fx.labels import Nature, Tag, Value
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
+from ecospa_fx.rules.meet import ZeroRule, both, either, first, meet, neither, operand
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.vocabulary import ACTIVATIONS, NOT_ZERO, SAME, SINGULAR, names
 
@@ -12,9 +12,8 @@ from ecospa_fx.rules.vocabulary import ACTIVATIONS, NOT_ZERO, SAME, SINGULAR, na
 def pointwise(call: Call, names: tuple[str, ...], zero: ZeroRule) -> Arrays:
     """Operands called ``names`` broadcast against each other; missing or scalar ones do not matter."""
     rank = call.out.rank
-    operands = [(n, call.args[n]) for n in names if isinstance(call.get(n), Value)]
-    aligned = [(n, v, tuple(range(rank - v.rank, rank))) for n, v in operands]
-    return meet(call, call.out.shape, aligned, zero)
+    operands = [operand(n, call.args[n], rank) for n in names if isinstance(call.get(n), Value)]
+    return meet(call, call.out.shape, operands, zero)
 
 
 def through(call: Call, name: str = "self", zero: bool = True) -> Arrays:
@@ -33,7 +32,7 @@ def same(call: Call) -> Arrays | list[Arrays]:
     arrays = through(call, "self" if "self" in call.args else "input")
     if len(call.outputs) < 2:
         return arrays
-    return [arrays, *[tuple(LabelArray(a.ids, False) for a in arrays)] * (len(call.outputs) - 1)]
+    return [arrays, *[unzeroed(arrays)] * (len(call.outputs) - 1)]
 
 
 @rule("aten.zeros_like.default")

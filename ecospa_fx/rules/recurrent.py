@@ -71,7 +71,7 @@ def _advance(call: Call, x: Value, name: str, cell: _Cell) -> tuple[Ids, Ids]:
 
 
 def _refused(call: Call) -> list[Arrays]:
-    call.pin((a for v in call.values() for a in v.arrays), "a recurrent layer with computed weights")
+    call.refuse("a recurrent layer with computed weights")
     return [()] * len(call.outputs)
 
 

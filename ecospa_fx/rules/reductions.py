@@ -11,8 +11,8 @@ import torch
 from ecospa_fx import ops
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import LabelArray, Tag
-from ecospa_fx.rules.call import Arrays, Call
-from ecospa_fx.rules.meet import both, meet, reduce_arrays
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
+from ecospa_fx.rules.meet import both, broadcast, meet, reduce_arrays
 from ecospa_fx.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -143,13 +143,11 @@ def renorm(call: Call) -> Arrays:
 @rule("aten.dist.default")
 def dist(call: Call) -> Arrays:
     """The norm of a difference."""
-    rank = max(call.value(n).rank for n in ("self", "other"))
-    operands = [(n, v := call.value(n), tuple(range(rank - v.rank, rank))) for n in ("self", "other")]
-    shape = [max(v.shape[-k] if v.rank >= k else 1 for _, v, _ in operands) for k in range(rank, 0, -1)]
-    arrays = meet(call, shape, operands, both)
+    sizes, operands = broadcast(call, "self", "other")
+    arrays = meet(call, sizes, operands, both)
     if not call.get("p", 2) > 0:
         call.pin(arrays, "a norm that counts zeros")
-    return reduce_arrays(call, arrays, set(range(rank)))
+    return reduce_arrays(call, arrays, set(range(len(sizes))))
 
 
 @rule("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
@@ -211,8 +209,7 @@ def ordered(call: Call) -> Arrays | list[Arrays]:
     if call.out.rank != x.rank:
         rest = [i for i in range(x.rank) if i not in axes]
         kept = tuple(LabelArray(a.ids.reshape([a.ids.shape[i] for i in rest]), a.zero) for a in kept)
-    places = tuple(LabelArray(a.ids, False) for a in kept)
-    return [kept, *[places] * (len(call.outputs) - 1)] if len(call.outputs) > 1 else kept
+    return [kept, *[unzeroed(kept)] * (len(call.outputs) - 1)] if len(call.outputs) > 1 else kept
 
 
 _KEEP_ZERO = frozenset(

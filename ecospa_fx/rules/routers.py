@@ -9,7 +9,7 @@ import torch
 
 from ecospa_fx.labels import Ids, LabelArray, Value
 from ecospa_fx.routers import spread_logits
-from ecospa_fx.rules.call import Arrays, Call, Join
+from ecospa_fx.rules.call import Arrays, Call, Join, unzeroed
 from ecospa_fx.rules.registry import Rule
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _logits(call: Call) -> Arrays:
     call.pin((a for a in x.on(last) if a.axes != {last}), "experts of a router are not one axis")
     for array in x.on(last):
         call.space.union(array.ids.ravel(), ids)
-    return tuple(LabelArray(a.ids, False) for a in x.arrays if last not in a.axes)
+    return unzeroed(a for a in x.arrays if last not in a.axes)
 
 
 def _spread(site: Site) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecospa_fx.labels import Ids, LabelArray, Tag, Value
-from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.call import Arrays, Call, unzeroed
 from ecospa_fx.rules.layout_ops import rearrange
 from ecospa_fx.rules.meet import first, meet
 from ecospa_fx.rules.registry import rule
@@ -73,7 +73,7 @@ def window(call: Call) -> Arrays:
 def window_with_places(call: Call) -> list[Arrays]:
     """Maxima, and where they lie."""
     arrays = _positions(call, _spatial(call.target))
-    return [arrays, tuple(LabelArray(a.ids, False) for a in arrays)]
+    return [arrays, unzeroed(arrays)]
 
 
 @rule("aten.max_unpool2d.default", "aten.max_unpool3d.default")

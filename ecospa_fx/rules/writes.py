@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ecospa_fx.arrays import along
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Value
 from ecospa_fx.rules.call import Arrays, Call
@@ -59,8 +60,7 @@ def _kept(site: Site, axis: int, start: int, stop: int) -> torch.fx.Node | None:
     at = np.flatnonzero(inside.any(others))
     if not inside.take(at, axis).all():
         raise RewriteError("rows keep different counts in a range that is replaced")
-    shape = [-1 if a == axis else 1 for a in range(dense.ndim)]
-    return site.take(site.node("self"), axis, at.reshape(shape)) if len(at) else None
+    return site.take(site.node("self"), axis, along(at, dense.ndim, axis)) if len(at) else None
 
 
 def _range(call: Call) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from torch import nn
 import ecospa_fx
 from ecospa_fx.plan import CoupleLoss, Plan, PlanSettings
 from ecospa_fx.removal import Removal
-from ecospa_fx.slowness import slow_shapes
+from ecospa_fx.slowness import slow_shapes, uneven
 
 
 def heads(qk: tuple[int, int], vo: tuple[int, int]) -> tuple[CoupleLoss, ...]:
@@ -46,7 +46,7 @@ CASES = {
 
 @pytest.mark.parametrize(("made", "expected"), CASES.values(), ids=CASES)
 def test_notes(made: Plan, expected: list[str]) -> None:
-    found = slow_shapes(made)
+    found = slow_shapes(made, uneven(made))
     assert len(found) == len(expected), found
     for note, pattern in zip(found, expected, strict=True):
         assert re.match(pattern, note), note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import transformers.integrations.moe  # noqa: F401  registers its operator
 from torch import Tensor, nn
 
 from tests.models.experts import parameter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -117,6 +118,7 @@ def llama() -> LlamaModel:
 def test_a_patch_of_transformers_that_computes_something_else_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    importlib.import_module("transformers.exporters.exporter_dynamo")  # adds its own patches, here to stay
     twice = ("transformers.models.llama.modeling_llama.LlamaMLP", "forward", doubled)
     monkeypatch.setitem(utils._PATCHES, "dynamo", [twice])
     model, ids = llama().double(), torch.tensor([[0, 2, 1]])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx, nn
+from torch.export import Dim, export
 
 import ecospa_fx
+from ecospa_fx.passes.normalise import normalise
+from ecospa_fx.passes.zeros import without_zeros
 from ecospa_fx.testing import assert_equals_masked
 from tests.models.tiny import Function, Tiny
 
@@ -92,3 +96,30 @@ def test_parameters_that_meet_zeros_only_are_trained_by_zeros() -> None:
 
     compiled = ecospa_fx.compile(Tiny(forward, **QKV), args=(X,))
     assert_equals_masked(compiled, X)
+
+
+class Plain(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def graph_of(x: Tensor, forward: Callable[[Tensor], Tensor]) -> fx.Graph:
+    program = export(Plain(forward), (x,), dynamic_shapes=({0: Dim.AUTO},))
+    return normalise(program.module(check_guards=False))
+
+
+def test_it_says_whether_anything_changed() -> None:
+    graph = graph_of(X, lambda x: x + x @ x.new_zeros(5, 5))
+    assert without_zeros(graph)
+    assert not without_zeros(graph)
+
+
+def test_a_product_whose_sizes_only_integers_tell_stays() -> None:
+    graph = graph_of(torch.ones(3, 5, dtype=torch.long), lambda x: x * torch.zeros(1))
+    before = str(graph)
+    assert not without_zeros(graph)
+    assert str(graph) == before

@@ -1,0 +1,19 @@
+"""Origin: whether a model comes from transformers. A plain one is told without loading that library."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import nn
+
+
+def holds_pretrained(model: nn.Module) -> bool:
+    """Whether a model of transformers is among the modules."""
+    library = sys.modules.get("transformers.modeling_utils")
+    return library is not None and any(isinstance(m, library.PreTrainedModel) for m in model.modules())
+
+
+def holds_parts(model: nn.Module) -> bool:
+    """Whether the class of any module, its own or one that it is made from, comes from transformers."""
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    return any("transformers" in base.__module__ for base in classes)

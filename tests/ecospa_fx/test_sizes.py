@@ -1,0 +1,22 @@
+"""Sizes: shapes with symbols are compared without a guard."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+from ecospa_fx.sizes import same_sizes
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return x + 1, x.mT, x[..., :2]
+
+
+def test_shapes_are_alike_where_they_are_written_alike() -> None:
+    program = export(Halved(), (torch.randn(5, 5, 4),), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO},))
+    nodes = [n for n in program.graph.nodes if n.op != "output"]
+    shape, same, turned, cut = (n.meta["val"].shape for n in nodes)
+    assert same_sizes(shape, same)
+    assert not same_sizes(shape, turned)
+    assert not same_sizes(shape, cut)
+    assert not same_sizes(shape, shape[1:])
