@@ -212,7 +212,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=0, help="of training after the removal, half a document each"
     )
-    parser.add_argument("--rate", type=float, default=2e-4, help="of learning")
+    parser.add_argument("--rate", type=float, default=1e-4, help="of learning")
     parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
     parser.add_argument("--balance", action="store_true", help="values of attention in a balanced basis")
     parser.add_argument("--seed", type=int, default=0)

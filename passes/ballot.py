@@ -13,6 +13,10 @@ from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.sizes import static
 
+COPIES = frozenset({"to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach"})
+VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unsqueeze", "squeeze", "expand"})
+VIEWS |= frozenset({"view_as", "expand_as", "reshape_as"})
+
 
 @dataclass(frozen=True)
 class Ballot:
@@ -111,3 +115,22 @@ def is_float(node: fx.Node) -> bool:
 def reads_bits(node: fx.Node, name: str) -> bool:
     """Whether numbers become others: truth values, or the bits of another type."""
     return node.meta["val"].dtype == torch.bool or (name == "view" and str(node.target).endswith(".dtype"))
+
+
+def seen_mask(ballot: Ballot, node: fx.Node, name: str) -> Ballot | None:
+    """A mask of groups under what is done to masks: turned over, compared with zero, widened, viewed."""
+    if not is_tensor(node):
+        return None
+    tail = tuple(map(static, node.meta["val"].shape))
+    if name in ("bitwise_not", "logical_not") and node.meta["val"].dtype == torch.bool:
+        return replace(ballot, keeps=not ballot.keeps)
+    if name in ("eq", "ne") and node.args[1] == 0:
+        return replace(ballot, keeps=ballot.keeps == (name == "ne"))
+    if name == "unsqueeze" and len(ballot.tail) == 1 and tail[-2:] == (*ballot.tail, 1):
+        return replace(ballot, tail=(*ballot.tail, 1))
+    if name == "expand" and ballot.tail[1:] == (1,) and tail[-2:-1] == ballot.tail[:1]:
+        return replace(ballot, tail=tail[-2:])  # type: ignore[arg-type]
+    times = node.args[1] if name == "repeat_interleave" and len(ballot.tail) == 1 else None
+    if isinstance(times, int) and along_last(node):
+        return replace(ballot, tail=(ballot.tail[0] * times,))
+    return viewed(ballot, node) if name in COPIES | VIEWS and ballot.tail[-1] != 1 else None

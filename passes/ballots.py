@@ -16,6 +16,8 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.ballot import (
+    COPIES,
+    VIEWS,
     Ballot,
     Election,
     along_last,
@@ -24,6 +26,7 @@ from ecospa_fx.passes.ballot import (
     is_float,
     is_tensor,
     reads_bits,
+    seen_mask,
     viewed,
 )
 from ecospa_fx.passes.normalise import writes
@@ -32,9 +35,6 @@ from ecospa_fx.passes.zeros import ZEROS
 from ecospa_fx.sizes import static
 
 PRODUCTS = frozenset({"linear", "mm", "matmul", "addmm", "bmm", "baddbmm", "einsum"})
-COPIES = frozenset({"to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach"})
-VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unsqueeze", "squeeze", "expand"})
-VIEWS |= frozenset({"view_as", "expand_as", "reshape_as"})
 _PICKS = frozenset({"slice", "select", "index", "gather", "index_select", "repeat_interleave", "flip"})
 _TURNS = frozenset({"transpose", "permute", "mT", "t", "swapaxes"})
 _LIKE = frozenset({"type_as", "view_as", "expand_as", "reshape_as"})
@@ -260,21 +260,7 @@ class Ballots:
         return replace(ballot, kind="mask") if marked and blank in ZEROS else None
 
     def _mask(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
-        if not is_tensor(node):
-            return None
-        tail = tuple(map(static, node.meta["val"].shape))
-        if name in ("bitwise_not", "logical_not") and node.meta["val"].dtype == torch.bool:
-            return replace(ballot, keeps=not ballot.keeps)
-        if name in ("eq", "ne") and node.args[1] == 0:
-            return replace(ballot, keeps=ballot.keeps == (name == "ne"))
-        if name == "unsqueeze" and len(ballot.tail) == 1 and tail[-2:] == (*ballot.tail, 1):
-            return replace(ballot, tail=(*ballot.tail, 1))
-        if name == "expand" and ballot.tail[1:] == (1,) and tail[-2:-1] == ballot.tail[:1]:
-            return replace(ballot, tail=tail[-2:])  # type: ignore[arg-type]
-        times = node.args[1] if name == "repeat_interleave" and len(ballot.tail) == 1 else None
-        if isinstance(times, int) and along_last(node):
-            return replace(ballot, tail=(ballot.tail[0] * times,))
-        return viewed(ballot, node) if name in COPIES | VIEWS and ballot.tail[-1] != 1 else None
+        return seen_mask(ballot, node, name)
 
     def _ids(self, node: fx.Node, name: str, source: fx.Node, ballot: Ballot) -> Ballot | None:
         """Numbers stay numbers wherever they go."""

@@ -14,8 +14,8 @@ from ecospa_fx import routers as marks
 from ecospa_fx.coupling import common_path
 from ecospa_fx.diagnosis import source_line
 from ecospa_fx.labels import Reason
-from ecospa_fx.passes.ballot import Election
-from ecospa_fx.passes.ballots import COPIES, HIGHEST, Ballots
+from ecospa_fx.passes.ballot import COPIES, Election
+from ecospa_fx.passes.ballots import HIGHEST, Ballots
 from ecospa_fx.passes.propagate import target_name
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.program import Program

@@ -136,6 +136,20 @@ class Cosine(Grouping):
         return F.normalize(q, dim=-1), 3 * F.normalize(k, dim=-1), v
 
 
+class OnePair(Attention):
+    """Rotary positions on the last two dims alone, whose pair is taken apart and stacked."""
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().heads(x)
+        return self.rotated(q), self.rotated(k), v
+
+    def rotated(self, x: Tensor) -> Tensor:
+        rest, last = x[..., :-2], x[..., -2:]
+        angles = torch.arange(x.shape[2], dtype=x.dtype)[:, None]
+        turned = torch.stack([-last[..., 1::2], last[..., 0::2]], -1).flatten(-2)
+        return torch.cat([rest, last * angles.cos() + turned * angles.sin()], -1)
+
+
 class Linear(Attention):
     """No softmax: keys meet values first."""
 
@@ -171,6 +185,7 @@ TABLE = {
     "layer-normed-heads": (LayerNormedHeads, GROUPED | {"qk": DIM}),
     "normed-projections": (NormedProjections, GROUPED),
     "cosine": (Cosine, GROUPED),
+    "one-pair": (OnePair, GROUPED | {"qk": KV * (DIM - 2)}),
     "linear": (Linear, GROUPED),
     "differential": (Differential, GROUPED),
 }
