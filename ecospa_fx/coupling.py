@@ -97,6 +97,7 @@ class Frozen:
         indices: how many of its indices are frozen.
         size: the axis's size.
         reason: why, where, and what to do.
+        kind: the kind of couple that its indices would be, as far as the flow of values tells.
     """
 
     parameter: str
@@ -104,6 +105,7 @@ class Frozen:
     indices: int
     size: int
     reason: Reason
+    kind: str = ""
 
     def __str__(self) -> str:
         part = "" if self.indices == self.size else f" ({self.indices} of {self.size})"

@@ -244,8 +244,7 @@ class _Builder:
         return members
 
     def _couple(self, members: list[Member], units: Ids) -> Couple:
-        tags = int(self.tags[units[0]])
-        kind = next((k for tag, k in _KINDS if tags & tag), "lowrank")
+        kind = _kind(int(self.tags[units[0]]))
         slot = int(self.slot[units[0]])
         return Couple(
             f"{common_path([m.parameter for m in members])}.{kind}".lstrip("."),
@@ -276,7 +275,12 @@ class _Builder:
                 reason = (
                     self.partition.reasons[worst] if worst >= 0 else Reason("no second weight depends on it")
                 )
-                yield Frozen(axis.parameter, axis.axis, len(stuck), len(axis.components), reason)
+                kind = _kind(int(np.bitwise_and.reduce(self.tags[stuck])))
+                yield Frozen(axis.parameter, axis.axis, len(stuck), len(axis.components), reason, kind)
+
+
+def _kind(tags: int) -> str:
+    return next((kind for tag, kind in _KINDS if tags & tag), "lowrank")
 
 
 def _distinct(components: Ids) -> Ids:

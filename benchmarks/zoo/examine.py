@@ -37,7 +37,8 @@ class Finding:
         couples: number of couples by kind.
         units: number of units by kind.
         unknown: operators without a rule, with how often they occur.
-        frozen: frozen weight axes: parameter, axis, reason, operator, source line.
+        frozen: frozen weight axes, those of residual streams aside: parameter, axis, reason, operator,
+            source line.
         removed: share of the parameters that the rounds removed.
         worst: largest relative difference from the masked model, outputs and gradients.
         tolerance: what it is compared with.
@@ -148,7 +149,7 @@ def _describe(finding: Finding, compiled: CompiledModel) -> None:
     finding.units = {k: sum(c.num_units for c in graph.couples if c.kind == k) for k in finding.couples}
     finding.unknown = dict(analysis.unknown)
     for axis in graph.frozen:
-        if len(graph.shapes[axis.parameter]) > 1:
+        if len(graph.shapes[axis.parameter]) > 1 and axis.kind != "residual":
             reason = axis.reason
             finding.frozen.append((axis.parameter, axis.axis, reason.text, reason.op, reason.source))
     if any(_is_upcast(node.meta.get("val"), analysis.values.get(node)) for node in analysis.calls):
