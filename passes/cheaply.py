@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import torch._dynamo.config
 from torch import fx
+from torch.fx import proxy
+from torch.fx.experimental import proxy_tensor
 
 
 @contextlib.contextmanager
@@ -16,10 +20,39 @@ def cheaply() -> Iterator[None]:
     """Inside, an export that follows Python itself (``strict=False``) works less for the same graph.
 
     Torch keeps what kind of tensor each operator gave on sizes without values. To write that down, and to
-    make a tensor from it, takes longer than to ask the operator again.
+    make a tensor from it, takes longer than to ask the operator again. It notes memory formats of every
+    value, which nobody reads, and the text of every line of Python on the stack, of which few are kept.
     """
-    with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), code_on_demand():
+    with (
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+        code_on_demand(),
+        mock.patch.object(proxy_tensor, "_extract_tensor_metadata", _no_formats),
+        mock.patch.object(proxy, "CapturedTraceback", _Frames),
+    ):
         yield
+
+
+def _no_formats(value: Any) -> None:  # a Mock would keep every value
+    return None
+
+
+class _Frames:
+    """Where a node comes from, as torch collects it; the text of a line is read when it is shown."""
+
+    def __init__(self, summary: traceback.StackSummary) -> None:
+        self._summary = summary
+
+    @classmethod
+    def extract(cls) -> _Frames:
+        """From the outermost frame to the caller."""
+        frames = traceback.walk_stack(sys._getframe(1))
+        lines = [(f.f_code.co_filename, number, f.f_code.co_name) for f, number in frames]
+        found = (traceback.FrameSummary(*line, lookup_line=False) for line in reversed(lines))
+        return cls(traceback.StackSummary(found))
+
+    def summary(self) -> traceback.StackSummary:
+        """What was found."""
+        return self._summary
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import fx
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.sizes import static
 
@@ -45,7 +46,7 @@ def without_zeros(graph: fx.Graph) -> bool:
         if new is not None:
             zero |= {new} if node in zero else set()
             node.replace_all_uses_with(new)
-    graph.eliminate_dead_code()
+    sweep(graph)
     return True
 
 

@@ -41,3 +41,18 @@ def test_code_is_that_of_the_graph_as_it_is_when_it_is_called(inside: bool) -> N
             stack.close()
         assert torch.equal(module(torch.ones(2)), torch.full((2,), -1.0))
         assert "torch.neg" in module.code
+
+
+class Named(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+
+def test_nodes_tell_the_line_that_they_come_from() -> None:
+    traces = []
+    for context in (contextlib.nullcontext(), cheaply()):
+        with context:
+            exported = torch.export.export(Named(), (torch.ones(2),), strict=False)
+        traces.append([n.meta["stack_trace"] for n in exported.graph.nodes if n.op == "call_function"])
+    assert traces[0] == traces[1]
+    assert "return x.relu()" in traces[0][0]
