@@ -6,13 +6,14 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 from unittest import mock
 
 import torch._dynamo.config
 from torch import fx
 from torch.fx import proxy
-from torch.fx.experimental import proxy_tensor
+from torch.fx.experimental import proxy_tensor, symbolic_shapes
 
 
 @contextlib.contextmanager
@@ -45,10 +46,15 @@ class _Frames:
     @classmethod
     def extract(cls) -> _Frames:
         """From the outermost frame to the caller."""
-        frames = traceback.walk_stack(sys._getframe(1))
-        lines = [(f.f_code.co_filename, number, f.f_code.co_name) for f, number in frames]
-        found = (traceback.FrameSummary(*line, lookup_line=False) for line in reversed(lines))
-        return cls(traceback.StackSummary(found))
+        frame: FrameType | None = sys._getframe(1)
+        found, dull = [], symbolic_shapes.uninteresting_files()
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename not in dull or code.co_name == "forward":  # torch drops the others
+                line = (code.co_filename, frame.f_lineno, code.co_name)
+                found.append(traceback.FrameSummary(*line, lookup_line=False))
+            frame = frame.f_back
+        return cls(traceback.StackSummary(reversed(found)))
 
     def summary(self) -> traceback.StackSummary:
         """What was found."""
