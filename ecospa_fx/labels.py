@@ -13,6 +13,7 @@ import enum
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class LabelArray:
     ids: Ids
     zero: bool = True
 
-    @property
+    @cached_property
     def axes(self) -> frozenset[int]:
         """The axes that carry labels."""
         return frozenset(a for a, n in enumerate(self.ids.shape) if n > 1)

@@ -19,6 +19,7 @@ from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names, value_guard
 from ecospa_fx.labels import Nature
+from ecospa_fx.passes.cheaply import cheaply, code_on_demand
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.inline import inline
 from ecospa_fx.passes.kernels import unmasked
@@ -146,6 +147,8 @@ def _export(model: nn.Module, inputs: dict[str, Any], way: Way) -> tuple[Exporte
             stack.enter_context(values_followed())
         if way.whole:
             stack.enter_context(kept_whole())
+        if not way.strict:
+            stack.enter_context(cheaply())
         exported = torch.export.export(
             model,
             (),
@@ -238,7 +241,9 @@ def from_exported(
     Raises:
         UnevenError: calls that were taken to be alike are not.
     """
-    unlifted = functional(exported).module(check_guards=False)
+    plain = functional(exported)
+    with code_on_demand():
+        unlifted = plain.module(check_guards=False)
     constants: dict[str, torch.Tensor] = {}
     owner = model if model is not None else unlifted
     aliases = canonical_names(owner)

@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from ecospa_fx.alike import expression, kind
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.once import Repeats
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.repeats import ENTER, LEAVE, REPEAT, TracedCall, UnevenError
 
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -63,7 +64,7 @@ def inline(graph: fx.Graph, repeats: Repeats, constants: Mapping[str, torch.Tens
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     if standing:
-        graph.eliminate_dead_code()
+        sweep(graph)
 
 
 def _checked(graph: fx.Graph, repeats: Repeats, number: int, constants: Mapping[str, torch.Tensor]) -> _Piece:

@@ -22,6 +22,7 @@ from ecospa_fx.passes.bindings import call_directly
 from ecospa_fx.passes.masks import Masks
 from ecospa_fx.passes.places import shape_of
 from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.shortcut import Shortcut
 
 aten = torch.ops.aten
@@ -52,7 +53,7 @@ def unmasked(graph: fx.Graph) -> bool:
     for node, finding in found.items():
         _unmask(node, finding)
     if found:
-        graph.eliminate_dead_code()
+        sweep(graph)
     return bool(found)
 
 
@@ -170,7 +171,7 @@ def _called(graph: fx.Graph, found: Mapping[fx.Node, Finding]) -> fx.Graph:
                 _unmask(new, found[node])
             _unrepeat(new)
             new.target = ops.attention
-    copied.eliminate_dead_code()
+    sweep(copied)
     for node in copied.nodes:
         call_directly(node)
     return copied

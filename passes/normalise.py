@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from ecospa_fx import ops
 from ecospa_fx.diagnosis import source_line
 from ecospa_fx.errors import CaptureError
+from ecospa_fx.passes.sweep import sweep
 
 _ASSERTIONS = (
     "_assert_tensor_metadata",
@@ -51,7 +52,7 @@ def normalise(module: fx.GraphModule, followed: bool = False) -> fx.Graph:
             env[node] = env[node.args[0]][node.args[1]]  # an inlined region has no tuple of its own
         else:
             env[node] = _copy(graph, node, env)
-    graph.eliminate_dead_code(_is_impure)
+    sweep(graph, _is_impure)
     return graph
 
 

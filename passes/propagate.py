@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -229,10 +230,15 @@ def target_name(node: fx.Node) -> str:
 def named_arguments(node: fx.Node, lookup: Any) -> dict[str, Any]:
     """Arguments by schema name; nodes go through ``lookup``."""
     target = ops.STANDS_FOR.get(node.target, node.target)
-    names = [a.name for a in target._schema.arguments] if isinstance(target, torch._ops.OpOverload) else []
-    names += [f"arg{i}" for i in range(len(names), len(node.args))]
-    args = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    names = _schema_names(target) if isinstance(target, torch._ops.OpOverload) else ()
+    more = (f"arg{i}" for i in range(len(names), len(node.args)))
+    args = dict(zip((*names, *more), node.args, strict=False)) | dict(node.kwargs)
     return {k: fx.map_arg(v, lookup) for k, v in args.items()}
+
+
+@functools.cache
+def _schema_names(target: torch._ops.OpOverload) -> tuple[str, ...]:
+    return tuple(a.name for a in target._schema.arguments)
 
 
 def _plain(node: fx.Node) -> Any:

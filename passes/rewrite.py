@@ -17,6 +17,7 @@ from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Nature, Value
 from ecospa_fx.layout import Layout, layout_of
 from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.program import Analysis
 from ecospa_fx.routers import MARKERS
 from ecospa_fx.rules import TABLE
@@ -84,7 +85,7 @@ class _Rewriter:
             self.env[node] = new = self._visit(node)
             if isinstance(new, fx.Node) and (node.target not in MARKERS or new is not self.env[node.args[0]]):
                 new.meta = {**node.meta, "dense": node}
-        self.graph.eliminate_dead_code()
+        sweep(self.graph)
         return Rewritten(self.graph, self.constants)
 
     def layout(self, value: Value) -> Layout:

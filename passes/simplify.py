@@ -18,6 +18,7 @@ from torch import fx
 from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.passes.zeros import without_zeros
 from ecospa_fx.sizes import hint, same_sizes, static
@@ -53,7 +54,7 @@ def simplify(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> bool:
             node.replace_all_uses_with(new)
             changed = True
     if changed:
-        graph.eliminate_dead_code()
+        sweep(graph)
     return without_zeros(graph) or changed
 
 

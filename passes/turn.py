@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import VIEWS, emit, moved, sizes_of, source_of, symbols, views
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import static
@@ -39,7 +40,7 @@ def turn(graph: fx.Graph) -> bool:
             _turn(graph, node, axes[0], axes[-1])
             changed = True
     if changed:
-        graph.eliminate_dead_code()
+        sweep(graph)
     return changed
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import hint, static
 
@@ -51,7 +52,7 @@ def unfuse(graph: fx.Graph) -> bool:
             _move(graph, node, axis, part)
             changed = True
     if changed:
-        graph.eliminate_dead_code()
+        sweep(graph)
     return changed
 
 

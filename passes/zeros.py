@@ -15,6 +15,7 @@ from torch import fx
 from ecospa_fx.passes.normalise import writes
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.sizes import same_sizes, static
 
@@ -47,7 +48,7 @@ def without_zeros(graph: fx.Graph) -> bool:
             zero |= {new} if node in zero else set()
             node.replace_all_uses_with(new)
             changed = True
-    return graph.eliminate_dead_code() or changed
+    return sweep(graph) or changed
 
 
 def _instead(graph: fx.Graph, node: fx.Node, zero: set[fx.Node]) -> fx.Node | None:
