@@ -42,11 +42,13 @@ _METHODS: dict[Any, str] = {
     aten.expand.default: "expand",
     aten.to.dtype: "to",
 }
+_POSITIONAL = 4
+"""Methods take what comes after these, a memory format, by its name only."""
 
 
 def call_directly(node: fx.Node) -> None:
     """Let a node call the function or method that its operator has in ``torch``."""
-    if node.target in _METHODS:
+    if node.target in _METHODS and len(node.args) <= _POSITIONAL:
         node.op, node.target = "call_method", _METHODS[node.target]
     else:
         node.target = _FUNCTIONS.get(node.target, node.target)

@@ -19,18 +19,18 @@ from ecospa_fx.errors import BackwardError, CaptureError
 from ecospa_fx.functions import kept_whole
 from ecospa_fx.guard import input_guard, input_names, value_guard
 from ecospa_fx.labels import Nature
-from ecospa_fx.passes.cheaply import cheaply, code_on_demand
+from ecospa_fx.passes.cheaply import cheaply
 from ecospa_fx.passes.check import check_capture
 from ecospa_fx.passes.inline import inline
 from ecospa_fx.passes.kernels import unmasked
-from ecospa_fx.passes.normalise import functional, normalise
-from ecospa_fx.passes.once import Repeats, canonical_names
+from ecospa_fx.passes.once import Repeats
 from ecospa_fx.passes.patches import Scalars, numbers_set_aside, quiet, traceable
 from ecospa_fx.passes.prepare import preparation
 from ecospa_fx.passes.reads import UnrolledError
 from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.passes.turn import turn
 from ecospa_fx.passes.unfuse import unfuse
+from ecospa_fx.passes.unlift import unlift
 from ecospa_fx.passes.ways import Way, constants_known, note, reads_values, values_followed, ways
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves, unbind
@@ -241,23 +241,8 @@ def from_exported(
     Raises:
         UnevenError: calls that were taken to be alike are not.
     """
-    plain = functional(exported)
-    with code_on_demand():
-        unlifted = plain.module(check_guards=False)
-    constants: dict[str, torch.Tensor] = {}
-    owner = model if model is not None else unlifted
-    aliases = canonical_names(owner)
-    known = dict(owner.named_parameters(remove_duplicate=False))
-    buffers = dict(owner.named_buffers(remove_duplicate=False))
-    for node in unlifted.graph.nodes:
-        if node.op == "get_attr":
-            name = str(node.target)
-            node.target = aliases.get(name, name)
-            if name not in known and name not in buffers:
-                value = _attribute(unlifted, name)
-                if isinstance(value, torch.Tensor):
-                    constants[name] = value
-    graph = normalise(unlifted, followed)
+    owner = model if model is not None else exported.module(check_guards=False)
+    graph, constants = unlift(exported, owner, followed)
     if repeats and repeats.used:
         inline(graph, repeats, constants)
     simplify(graph, constants)
@@ -266,7 +251,8 @@ def from_exported(
     unfuse(graph)
     turn(graph)
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
-    parameters = {n: tuple(p.shape) for n, p in known.items() if n in read}
+    known = owner.named_parameters(remove_duplicate=False)
+    parameters = {n: tuple(p.shape) for n, p in known if n in read}
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     out_spec = exported.call_spec.out_spec
     if out_spec is None:
@@ -282,9 +268,3 @@ def from_exported(
         state_in=state_in,
         state_out=tuple(state_leaves(out_spec)),
     )
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module

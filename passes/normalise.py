@@ -106,7 +106,7 @@ def _region(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
 def _held(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> None:
     """The check of a condition, with the line of the user that relied on it."""
     if isinstance(node.args[0], fx.Node):  # the others are known to hold
-        if _is_drawn(node):
+        if is_drawn(node):
             raise CaptureError(f"a branch depends on random numbers, at {source_line(node)}")
         if _is_exact(node.args[0]):
             raise CaptureError(f"no other call reads the same real number, at {source_line(node)}")
@@ -120,17 +120,24 @@ def _is_exact(condition: fx.Node) -> bool:
     return condition.target is operator.eq and any(isinstance(v, torch.SymFloat) for v in values)
 
 
-def _is_drawn(node: fx.Node) -> bool:
+def is_drawn(node: fx.Node) -> bool:
     """Whether a value depends on random numbers: no two calls would go the same way."""
     todo = [node]
     seen = set(todo)
     while todo:
         current = todo.pop()
-        if torch.Tag.nondeterministic_seeded in getattr(current.target, "tags", ()):
+        if _draws(current):
             return True
         todo += [n for n in current.all_input_nodes if n not in seen]
         seen.update(current.all_input_nodes)
     return False
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator takes random numbers; a dropout that is off takes none."""
+    seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    off = "dropout" in str(node.target) and False in (*node.args[2:3], node.kwargs.get("train"))
+    return seeded and not off
 
 
 def _inline(
@@ -152,6 +159,8 @@ def _inline(
             out = sub.args[0]
         else:
             inner[sub] = _copy(graph, sub, inner)
+            if not autocast:
+                inner[sub].meta.setdefault("apart", node)
     if state is not None:
         graph.call_function(torch.amp.autocast_mode._exit_autocast, (state,))
     elif settings and settings[0] is False:
@@ -182,9 +191,7 @@ def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
-    """The program in which every write makes a new value, where memory is read under several names."""
-    if not writes_through_views(exported.graph):
-        return exported
+    """The program in which every write makes a new value: traced anew, where it cannot be had otherwise."""
     _detach_regions(exported.graph_module)
     return exported.run_decompositions({})  # type: ignore[no-any-return]
 

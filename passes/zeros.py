@@ -58,7 +58,8 @@ def _instead(graph: fx.Graph, node: fx.Node, zero: set[fx.Node]) -> fx.Node | No
         return _made(graph, node)
     if name == "stack" and any(piece in zero for piece in node.args[0]):  # type: ignore[union-attr]
         return _beside(graph, node)
-    return _other(graph, node, zero) if name in _SUMS and _settled(node) else None
+    summed = name in _SUMS and _floating(node) and _settled(node)  # sizes are added, too
+    return _other(graph, node, zero) if summed else None
 
 
 def _read(graph: fx.Graph, zero: set[fx.Node]) -> set[fx.Node]:

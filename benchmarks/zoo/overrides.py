@@ -32,5 +32,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_vl_text": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     },
+    "slanext": {"max_text_length": 12},  # steps of a loop that reads values
+    "vits": {"upsample_initial_channel": 32, "speaking_rate": 8.0},
     "xmod": {"default_language": "en_XX"},
 }

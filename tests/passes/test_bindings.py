@@ -68,3 +68,11 @@ def test_other_operators_stay() -> None:
     node = graph.call_function(aten.pow.Scalar, (2, graph.placeholder("x")))
     call_directly(node)
     assert node.target is aten.pow.Scalar
+
+
+def test_a_memory_format_is_named() -> None:
+    graph = fx.Graph()
+    place = (torch.float64, False, False, torch.contiguous_format)
+    graph.output(graph.call_function(aten.to.dtype, (graph.placeholder("x"), *place)))
+    call_directly(next(n for n in graph.nodes if n.op == "call_function"))
+    torch.testing.assert_close(fx.GraphModule(torch.nn.Module(), graph)(X.mT), X.mT.double())

@@ -12,7 +12,7 @@ from torch.export import Dim, export
 
 import ecospa_fx
 from ecospa_fx import ops
-from ecospa_fx.passes.normalise import normalise, writes, writes_through_views
+from ecospa_fx.passes.normalise import is_drawn, normalise, writes, writes_through_views
 from ecospa_fx.passes.propagate import target_name
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -218,3 +218,10 @@ def test_a_cast_that_changes_nothing_detaches_nothing(write: bool) -> None:
     expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("on", "draws"), [(False, False), (True, True)])
+def test_a_dropout_that_is_off_draws_nothing(on: bool, draws: bool) -> None:
+    graph = fx.Graph()
+    node = graph.call_function(aten.dropout.default, (graph.placeholder("x"), 0.5, on))
+    assert is_drawn(node) is draws

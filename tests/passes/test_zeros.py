@@ -123,3 +123,12 @@ def test_a_product_whose_sizes_only_integers_tell_stays() -> None:
     before = str(graph)
     assert not without_zeros(graph)
     assert str(graph) == before
+
+
+def test_sizes_that_are_added_are_no_terms() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        padded = F.pad(F.linear(x, m.v), (0, 0, 0, (4 - x.shape[1] % 4) % 4 + 1))
+        return F.linear(padded + x.new_zeros(x.shape[0], 1, 5) @ m.v.mT, m.o)
+
+    compiled = ecospa_fx.compile(Tiny(forward, **QKV), args=(X,))
+    assert_equals_masked(compiled, X)
