@@ -133,4 +133,6 @@ def seen_mask(ballot: Ballot, node: fx.Node, name: str) -> Ballot | None:
     times = node.args[1] if name == "repeat_interleave" and len(ballot.tail) == 1 else None
     if isinstance(times, int) and along_last(node):
         return replace(ballot, tail=(ballot.tail[0] * times,))
-    return viewed(ballot, node) if name in COPIES | VIEWS and ballot.tail[-1] != 1 else None
+    if name in COPIES:
+        return ballot
+    return viewed(ballot, node) if name in VIEWS and ballot.tail[-1] != 1 else None

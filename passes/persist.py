@@ -176,8 +176,10 @@ def _functional(node: fx.Node) -> fx.Node:
     new.meta = dict(node.meta)
     kinds = {t.dtype for n in node.all_input_nodes if (t := tensor(n)) is not None}
     mine = tensor(node)
-    if len(kinds) == 1 or mine is None or target is ops.overwrite:
+    if mine is None or target is ops.overwrite:
         return new
+    if not {k for k in kinds if k.is_floating_point or not mine.is_floating_point()} - {mine.dtype}:
+        return new  # integers, such as places, widen no reals
     typed = node.graph.call_function(aten.to.dtype, (new, mine.dtype))
     typed.meta = dict(node.meta)
     return typed
