@@ -8,6 +8,7 @@ linear in the nodes.
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -174,12 +175,10 @@ def _functional(node: fx.Node) -> fx.Node:
     target: Any = ops.overwrite if node.target is aten.copy_.default else _twin(node.target)
     new = node.graph.call_function(target, node.args, node.kwargs)
     new.meta = dict(node.meta)
-    kinds = {t.dtype for n in node.all_input_nodes if (t := tensor(n)) is not None}
-    mine = tensor(node)
-    if mine is None or target is ops.overwrite:
+    mine, kinds = tensor(node), [t.dtype for n in node.all_input_nodes if (t := tensor(n)) is not None]
+    promoted = torch.Tag.pointwise in getattr(target, "tags", ()) and mine is not None
+    if mine is None or not promoted or functools.reduce(torch.promote_types, kinds) == mine.dtype:
         return new
-    if not {k for k in kinds if k.is_floating_point or not mine.is_floating_point()} - {mine.dtype}:
-        return new  # integers, such as places, widen no reals
     typed = node.graph.call_function(aten.to.dtype, (new, mine.dtype))
     typed.meta = dict(node.meta)
     return typed

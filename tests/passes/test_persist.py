@@ -141,6 +141,17 @@ def test_sizes_stay_free() -> None:
     assert sizes == [None] * 5
 
 
+def test_numbers_of_places_promote_nothing() -> None:
+    def marked(x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[:, :4].scatter_(1, x[:, :2].argsort(1), 1.0)
+        return y * x
+
+    _, graph = flat(marked)
+    persist(graph)
+    assert not [n for n in graph.nodes if n.target is torch.ops.aten.to.dtype]
+
+
 def into_an_input(x: Tensor) -> Tensor:
     x.add_(1)
     return x
