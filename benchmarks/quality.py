@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import ecospa_fx
-from benchmarks.smollm2 import load_smollm2, perplexity, split
+from benchmarks.smollm2 import load_smollm2, others, perplexity, shared_out, split
 from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score as score_units
@@ -154,10 +154,21 @@ def fine_tune(model: ecospa_fx.CompiledModel, tokens: torch.Tensor, steps: int, 
     optimizer.zero_grad()
 
 
-def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, options: argparse.Namespace,
-         known: list[Row]) -> Iterator[Row]:  # fmt: skip
+def perplexities(model: Any, texts: Mapping[str, torch.Tensor]) -> Row:
+    """Of the first text, and of the others by name."""
+    first, *others = texts
+    found: Row = {"perplexity": perplexity(model, texts[first])}
+    return found | ({"others": {n: perplexity(model, texts[n]) for n in others}} if others else {})
+
+
+def rows(evidence: Evidence, texts: Mapping[str, torch.Tensor], training: torch.Tensor,
+         options: argparse.Namespace, known: list[Row]) -> Iterator[Row]:  # fmt: skip
     """One cell of the table after the other; with training, a second one for each. What is known stays."""
     done = {(row["ratio"], row["method"], row["steps"]) for row in known}
+    if options.others and (0.0, "dense", 0) not in done:
+        params = sum(p.numel() for p in evidence.compiled.parameters())
+        yield {"method": "dense", "ratio": 0.0, "params": params, "steps": 0,
+               **perplexities(evidence.compiled, texts)}  # fmt: skip
     for ratio, name in itertools.product(options.ratios, options.methods):
         if all((ratio, name, n) in done for n in {0, options.steps}):
             continue
@@ -171,11 +182,11 @@ def rows(evidence: Evidence, measured: torch.Tensor, training: torch.Tensor, opt
             "steps": 0,
         }
         if (ratio, name, 0) not in done:
-            yield row | {"perplexity": perplexity(model, measured),
+            yield row | {**perplexities(model, texts),
                          "seconds": round(time.perf_counter() - start)}  # fmt: skip
         if options.steps:
             fine_tune(model, training, options.steps, options.rate)
-            yield row | {"perplexity": perplexity(model, measured), "steps": options.steps,
+            yield row | {**perplexities(model, texts), "steps": options.steps,
                          "seconds": round(time.perf_counter() - start)}  # fmt: skip
 
 
@@ -202,6 +213,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help=method.__doc__)
+    parser.add_argument(
+        "--others", type=Path, nargs="*", default=[], help="folders of other texts to measure on as well"
+    )
     parser.add_argument("--length", type=int, default=512, help="tokens of a document")
     parser.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
     parser.add_argument("--calibration", type=int, default=64, help="other documents, for the repair")
@@ -233,27 +247,22 @@ def main() -> None:
     other = options.calibration + options.training
     measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": measured[:2, :64]})
-    training, calibration = _shared_out(seen, options.calibration)
+    training, calibration = shared_out(seen, options.calibration)
     if options.balance:
         print(compiled.balance(batches(calibration[:: max(len(calibration) // 16, 1)])), file=sys.stderr)
+    texts = {"": measured} | (
+        others(tokenizer, options.others, options.evaluation, options.length) if options.others else {}
+    )
     known = _known(options)
     found: list[Row] = known["rows"] if known else []
     with precision(options):
         dense = known["dense"] if known else perplexity(compiled, measured)
         _write(options, dense, found)
-        for row in rows(gather(compiled, calibration, options), measured, training, options, list(found)):
+        for row in rows(gather(compiled, calibration, options), texts, training, options, list(found)):
             found.append(row)
             print(row, file=sys.stderr, flush=True)
             _write(options, dense, found)
     print(f"{_command()}\n{machine()}, seed {options.seed}\n{table(found, dense)}")
-
-
-def _shared_out(tokens: torch.Tensor, calibration: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Documents for training and for calibration, both spread over the corpus."""
-    chosen = torch.linspace(0, len(tokens) - 1, calibration).round().long()
-    rest = torch.ones(len(tokens), dtype=torch.bool)
-    rest[chosen] = False
-    return (tokens[rest] if rest.any() else tokens), tokens[chosen]
 
 
 def _known(options: argparse.Namespace) -> Row | None:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-_UNBACKED = 4099  # stands for a size that depends on data: unlike any other
+_UNBACKED = 4099  # stands for a number that depends on data: unlike any other
 
 
 def static(size: int | torch.SymInt) -> int | None:
@@ -30,13 +30,19 @@ _known: WeakKeyDictionary[Any, dict[Any, int | None]] = WeakKeyDictionary()
 
 
 def hint(size: int | torch.SymInt) -> int:
-    """The size in the example that was captured."""
+    """The size in the example that was captured; with one number in place of each that depends on data."""
     fixed = static(size)
     if fixed is not None:
         return fixed
     assert isinstance(size, torch.SymInt)
     known = size.node.hint
-    return int(known) if known is not None else _UNBACKED
+    return int(known) if known is not None else _supposed(size.node.expr, size.node.shape_env)
+
+
+def _supposed(expression: Any, environment: Any) -> int:
+    hints = {s: environment.size_hint(s, allow_none=True) for s in expression.free_symbols}
+    value = expression.xreplace({s: _UNBACKED if n is None else n for s, n in hints.items()})
+    return int(value) if value.is_number else _UNBACKED
 
 
 def same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:

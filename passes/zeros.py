@@ -129,11 +129,18 @@ def _other(graph: fx.Graph, node: fx.Node, zero: set[fx.Node]) -> fx.Node | None
 
 
 def _like(term: Any, node: fx.Node) -> bool:
-    """Whether a term has the sizes and the type of the sum."""
+    """Whether a term has the sizes and the type of the sum.
+
+    A size that is known, and not one, is that of the sum, however the sum's is written.
+    """
     if not isinstance(term, fx.Node) or any(writes(u) and u.args[0] is term for u in term.users):
         return False
     had, got = term.meta["val"], node.meta["val"]
-    return had.dtype == got.dtype and same_sizes(had.shape, got.shape)
+    if had.dtype != got.dtype or len(had.shape) != len(got.shape):
+        return False
+    return all(
+        static(a) not in (None, 1) or same_sizes([a], [b]) for a, b in zip(had.shape, got.shape, strict=True)
+    )
 
 
 def _made(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -1,8 +1,11 @@
 """The table of perplexities, and who reads which documents."""
 
+from pathlib import Path
+
 import torch
 
-from benchmarks.quality import METHODS, Method, _shared_out, batches, method, table
+from benchmarks.quality import METHODS, Method, batches, method, table
+from benchmarks.smollm2 import documents, shared_out
 
 ROW = {"method": "gate", "ratio": 0.2, "steps": 0}
 
@@ -22,10 +25,10 @@ def test_a_line_for_each_method_and_a_column_for_each_ratio() -> None:
 
 
 def test_training_and_calibration_read_different_documents() -> None:
-    training, calibration = _shared_out(torch.arange(10)[:, None], 4)
+    training, calibration = shared_out(torch.arange(10)[:, None], 4)
     assert sorted([*training.flatten().tolist(), *calibration.flatten().tolist()]) == list(range(10))
     assert calibration.flatten().tolist() == [0, 3, 6, 9]
-    assert len(_shared_out(torch.arange(4)[:, None], 4)[0]) == 4
+    assert len(shared_out(torch.arange(4)[:, None], 4)[0]) == 4
 
 
 def test_documents_become_batches() -> None:
@@ -39,3 +42,9 @@ def test_any_score_and_allocation_make_a_row() -> None:
 
 def test_a_method_repairs_if_its_name_says_so() -> None:
     assert all((how.repair is not None) == ("repaired" in name) for name, how in METHODS.items())
+
+
+def test_web_pages_are_read_without_markup(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<head><title>no</title></head><p>One &lt; <b>two</b>\n words</p>")
+    (tmp_path / "b.txt").write_text("plain")
+    assert documents(tmp_path) == ["One < two words", "plain"]

@@ -132,3 +132,14 @@ def test_sizes_that_are_added_are_no_terms() -> None:
 
     compiled = ecospa_fx.compile(Tiny(forward, **QKV), args=(X,))
     assert_equals_masked(compiled, X)
+
+
+def test_a_size_that_is_known_is_that_of_the_sum() -> None:
+    graph = graph_of(torch.ones(9, 5), lambda x: x.new_zeros(4, 7) @ x.new_ones(7, 5) + x[:4])
+    given = next(n for n in graph.nodes if n.op == "placeholder").meta["val"]
+    total = next(n for n in graph.nodes if n.target is torch.ops.aten.add.Tensor)
+    length = given.shape[0] // (given.shape[0] // 4)  # four, which no rule of symbols tells
+    with given.fake_mode:
+        total.meta["val"] = given.new_empty(length, 5)
+    assert without_zeros(graph)
+    assert total not in graph.nodes

@@ -19,7 +19,7 @@ CAT = (
     sample([X, activation(2, 5, 6, on=2)], 1),
     sample([X, activation(2, 7, 6, on=2)], -1),
     sample([HEADS, activation(2, 3, 7, 4, on=[(1, 3)])], 3),
-    sample([HEADS, activation(2, 2, 7, 6, on=[(1, 3)])], 1, frozen=True),
+    sample([HEADS, activation(2, 2, 7, 6, on=[(1, 3)])], 1),
     sample([X, activation(2, 7, 4)], 2),
     sample([X, activation(2, 5, 6)], 1, frozen=True),
     sample([X, constant(2, 5, 6)], 1),
