@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ecospa_fx.arrays import along
 from ecospa_fx.labels import LabelArray, Nature, Tag, Value
@@ -38,16 +38,34 @@ class _Operands:
 def _operands(call: Call) -> _Operands:
     x, w = call.value("input"), call.value("weight")
     spatial = w.rank - 2
-    free_x = spared(call, x, range(x.rank - spatial, x.rank), "mixed by a convolution's window")
+    groups = int(call.get("groups", 1))
+    apart = _apart(call, w) if groups > 1 else frozenset()
+    mixed = [a for a in range(spatial) if a not in apart]
+    free_x = spared(call, x, [x.rank - spatial + a for a in mixed], "mixed by a convolution's window")
     free_w = spared(call, w, range(2, w.rank), "a convolution's window")
     call.tag((*free_x, *free_w), Tag.CONV)
-    sizes = (1,) * spatial
+    sizes = [n if a in apart else 1 for a, n in enumerate(x.shape[x.rank - spatial :])]
     return _Operands(
         replace(x, shape=(*x.shape[: x.rank - spatial], *sizes), arrays=free_x),
-        replace(w, shape=(*w.shape[:2], *sizes), arrays=free_w),
+        replace(w, shape=(*w.shape[:2], *(1,) * spatial), arrays=free_w),
         spatial,
-        int(call.get("groups", 1)),
+        groups,
     )
+
+
+def _apart(call: Call, w: Value) -> frozenset[int]:
+    """Spatial axes of a depthwise convolution whose window holds one position, so that none are mixed."""
+    spatial = w.rank - 2
+    moves = [("stride", 1), ("padding", 0), ("output_padding", 0)]
+    still = [[n == plain for n in _each(call.get(name, plain), spatial)] for name, plain in moves]
+    narrow = [size == 1 == w.shape[1] for size in w.shape[2:]]
+    return frozenset(a for a, kept in enumerate(zip(narrow, *still, strict=True)) if all(kept))
+
+
+def _each(given: Any, count: int) -> list[Any]:
+    """A setting for each spatial axis."""
+    found = [*given] if isinstance(given, (list, tuple)) else [given]
+    return found * count if len(found) == 1 else found
 
 
 def _spec(spatial: int, weight: str) -> str:
@@ -100,7 +118,7 @@ def _depthwise(call: Call, ops: _Operands) -> Arrays:
     for array in ops.w.on(0):
         rows = array.ids.reshape(ops.groups, times)
         call.space.union(rows, rows[:, :1])
-    shape = [1 if a > channel else n for a, n in enumerate(call.out.shape)]
+    shape = [*call.out.shape[: channel + 1], *ops.x.shape[channel + 1 :]]
     wide = replace(ops.x, shape=tuple(shape), arrays=repeated)
     name = "input" if times == 1 else ""
     line = replace(ops.w, shape=(ops.w.shape[0],), arrays=rearrange(ops.w.on(0), lambda ids: ids.reshape(-1)))
@@ -132,12 +150,19 @@ def _grouped(call: Call, ops: _Operands) -> Arrays:
     return result
 
 
-@rule("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
+@rule(
+    "aten.conv_transpose1d.default",
+    "aten.conv_transpose2d.input",
+    "aten.conv_transpose3d.input",
+    rewrite=_as_many_groups_as_channels,
+)
 def conv_transpose(call: Call) -> Arrays:
     """The adjoint: the weight's first axis is summed over."""
     ops = _operands(call)
     if ops.groups == 1:
         arrays = contract(call, _spec(ops.spatial, "io"), ("input", ops.x), ("weight", ops.w))
+    elif ops.w.nature != Nature.ACTIVATION and ops.w.shape[:2] == (ops.groups, 1):
+        arrays = _depthwise(call, ops)
     else:
         arrays = call.refuse(_GROUPED)
     return plus(call, arrays, "bias", (ops.channel,))

@@ -34,13 +34,21 @@ def transposed(rank: int) -> tuple:
         sample(activation(2, 5, *size, on=1), weight(5, 4, *window)),
         sample(activation(2, 5, *size, on=1), weight(5, 4, *window), weight(4)),
         sample(activation(2, 5, *size), weight(5, 4, *window), weight(4)),
-        sample(activation(2, 6, *size, on=1), weight(6, 1, *window), groups=6, frozen=True),
+        sample(activation(2, 6, *size, on=1), weight(6, 1, *window), groups=6),
+        sample(activation(2, 6, *size, on=1), weight(6, 1, *window), weight(6), groups=6),
+        sample(activation(2, 6, *size, on=1), weight(6, 2, *window), groups=6, frozen=True),
     )
 
 
+HEADS = activation(2, 3, 7, 6, on=[1, (1, 3)])
+APART = (
+    sample(HEADS, weight(3, 1, 5, 1), None, [1, 1], [2, 0], groups=3),
+    sample(activation(2, 3, 7, 6, on=3), weight(3, 1, 5, 1), None, [1, 2], [2, 0], groups=3, frozen=True),
+    sample(activation(2, 3, 7, 6, on=3), weight(3, 1, 5, 1), None, [1, 1], [2, 1], groups=3, frozen=True),
+)
 SAMPLES = {
     "aten.conv1d.default": convolutions(1),
-    "aten.conv2d.default": convolutions(2),
+    "aten.conv2d.default": (*convolutions(2), *APART),
     "aten.conv3d.default": convolutions(3),
     "aten.conv1d.padding": (sample(activation(2, 5, 9, on=1), weight(4, 5, 3), weight(4), [1], "same"),),
     "aten.conv2d.padding": (sample(IMAGE, weight(4, 5, 3, 3), weight(4), [1, 1], "same"),),
