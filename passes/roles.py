@@ -57,7 +57,9 @@ class _Roles:
         found = self._nameless(dots)
         found = np.setdiff1d(found, self._summed_elsewhere()) if len(found) else found
         by_hand = [np.concatenate(parts) for parts in zip(*summed, strict=True)]
-        return np.union1d(found, by_hand[0]), np.union1d(self._nameless(values), by_hand[1])
+        # What is left of values after a projection onto themselves are values still.
+        dotted = by_hand[0][(self.tags[by_hand[0]] & int(Tag.VALUE)) == 0]
+        return np.union1d(found, dotted), np.union1d(self._nameless(values), by_hand[1])
 
     def _nameless(self, found: list[Ids]) -> Ids:
         components = np.unique(np.concatenate(found))

@@ -150,6 +150,15 @@ class OnePair(Attention):
         return torch.cat([rest, last * angles.cos() + turned * angles.sin()], -1)
 
 
+class BesideItself(Attention):
+    """What a token's own value says is taken out of what it gathers."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.repeated(x)
+        out, unit = F.scaled_dot_product_attention(q, k, v), F.normalize(v, dim=-1)
+        return out - (out * unit).sum(-1, keepdim=True) * unit
+
+
 class Linear(Attention):
     """No softmax: keys meet values first."""
 
@@ -186,6 +195,7 @@ TABLE = {
     "normed-projections": (NormedProjections, GROUPED),
     "cosine": (Cosine, GROUPED),
     "one-pair": (OnePair, GROUPED | {"qk": KV * (DIM - 2)}),
+    "beside-itself": (BesideItself, GROUPED),
     "linear": (Linear, GROUPED),
     "differential": (Differential, GROUPED),
 }
