@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import sympy  # type: ignore[import-untyped]
 import torch
 
 _UNBACKED = 4099  # stands for a number that depends on data: unlike any other
+
+_MOST = 1 << 24
+"""Axes longer than this have labels of their own nowhere, and would take memory."""
 
 
 def static(size: int | torch.SymInt) -> int | None:
@@ -40,9 +45,17 @@ def hint(size: int | torch.SymInt) -> int:
 
 
 def _supposed(expression: Any, environment: Any) -> int:
-    hints = {s: environment.size_hint(s, allow_none=True) for s in expression.free_symbols}
-    value = expression.xreplace({s: _UNBACKED if n is None else n for s, n in hints.items()})
-    return int(value) if value.is_number else _UNBACKED
+    numbers = {s: sympy.Integer(_concluded(s, environment)) for s in expression.free_symbols}
+    value = expression.xreplace(numbers)
+    return int(value) if value.is_number and value <= _MOST else _UNBACKED
+
+
+def _concluded(symbol: Any, environment: Any) -> int:
+    """The number in the example, where it is known or follows from what is asserted of others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its heir does not tell what is unknown
+        found = environment.size_hint(symbol, allow_none=True)
+    return _UNBACKED if found is None else int(found)
 
 
 def same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:

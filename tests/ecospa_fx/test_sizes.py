@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from ecospa_fx.sizes import same_sizes
+from ecospa_fx.sizes import hint, same_sizes
 
 
 class Halved(nn.Module):
@@ -20,3 +20,16 @@ def test_shapes_are_alike_where_they_are_written_alike() -> None:
     assert not same_sizes(shape, turned)
     assert not same_sizes(shape, cut)
     assert not same_sizes(shape, shape[1:])
+
+
+class Picked(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = x[x.sum(-1) > 0]
+        return found, torch.cat([found, found]), torch.cat([found, x])
+
+
+def test_a_number_that_depends_on_data_is_supposed_alike_everywhere() -> None:
+    program = export(Picked(), (torch.randn(5, 4),), dynamic_shapes=({0: Dim.AUTO},))
+    one, two, more = (hint(n.meta["val"].shape[0]) for n in program.graph.output_node().args[0])
+    assert two == 2 * one
+    assert more == one + 5
