@@ -12,9 +12,6 @@ import torch
 
 _UNBACKED = 4099  # stands for a number that depends on data: unlike any other
 
-_MOST = 1 << 24
-"""Axes longer than this have labels of their own nowhere, and would take memory."""
-
 
 def static(size: int | torch.SymInt) -> int | None:
     """The size as a number, if it can be only one; None if it is free."""
@@ -35,19 +32,23 @@ _known: WeakKeyDictionary[Any, dict[Any, int | None]] = WeakKeyDictionary()
 
 
 def hint(size: int | torch.SymInt) -> int:
-    """The size in the example that was captured; with one number in place of each that depends on data."""
+    """The size in the example that was captured; one number for every size that depends on data."""
     fixed = static(size)
     if fixed is not None:
         return fixed
     assert isinstance(size, torch.SymInt)
     known = size.node.hint
-    return int(known) if known is not None else _supposed(size.node.expr, size.node.shape_env)
+    return int(known) if known is not None else _UNBACKED
 
 
-def _supposed(expression: Any, environment: Any) -> int:
+def supposed(size: int | torch.SymInt) -> int:
+    """The size in the example; where it is computed from numbers that depend on data, as these give it."""
+    if static(size) is not None or not isinstance(size, torch.SymInt) or size.node.hint is not None:
+        return hint(size)
+    expression, environment = size.node.expr, size.node.shape_env
     numbers = {s: sympy.Integer(_concluded(s, environment)) for s in expression.free_symbols}
     value = expression.xreplace(numbers)
-    return int(value) if value.is_number and value <= _MOST else _UNBACKED
+    return int(value) if value.is_number else _UNBACKED
 
 
 def _concluded(symbol: Any, environment: Any) -> int:

@@ -21,7 +21,7 @@ from ecospa_fx.passes.routing import short_name
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.passes.zeros import without_zeros
-from ecospa_fx.sizes import hint, same_sizes, static
+from ecospa_fx.sizes import same_sizes, static, supposed
 
 aten = torch.ops.aten
 _COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
@@ -150,12 +150,12 @@ def _windows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     if line is None or width is None:
         return None
     value, out = line.meta["val"], node.meta["val"]
-    sizes, had = [hint(n) for n in value.shape], [hint(n) for n in value.stride()]
-    step = hint(out.stride(axis)) // max(had[axis], 1)
+    sizes, had = [supposed(n) for n in value.shape], [supposed(n) for n in value.stride()]
+    step = supposed(out.stride(axis)) // max(had[axis], 1)
     count = (sizes[axis] - width) // step + 1 if step else 0
-    if [hint(n) for n in out.shape] != [*sizes[:axis], count, width, *sizes[axis + 1 :]]:
+    if [supposed(n) for n in out.shape] != [*sizes[:axis], count, width, *sizes[axis + 1 :]]:
         return None
-    if [hint(n) for n in out.stride()] != [*had[:axis], step * had[axis], had[axis], *had[axis + 1 :]]:
+    if [supposed(n) for n in out.stride()] != [*had[:axis], step * had[axis], had[axis], *had[axis + 1 :]]:
         return None
     moved = emit(graph, node, aten.unfold.default, line, axis, width, step)
     return emit(graph, node, aten.movedim.int, moved, -1, axis + 1)
@@ -166,7 +166,8 @@ def _chunked(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node | None, int, int |
     source: Any = node.args[0]
     before, after = source.meta["val"], node.meta["val"]
     had, got = (
-        [(hint(n), hint(s)) for n, s in zip(v.shape, v.stride(), strict=True)] for v in (before, after)
+        [(supposed(n), supposed(s)) for n, s in zip(v.shape, v.stride(), strict=True)]
+        for v in (before, after)
     )
     axis = next((a for a, (x, y) in enumerate(zip(had, got, strict=False)) if x != y), len(had))
     if len(got) == len(had) + 1:

@@ -23,6 +23,7 @@ GIVEN = (
     "a convolution's window",
     "one index of an axis stands alone",
     "looked up by coordinates",
+    "used as coordinates",
     "mixed by a Fourier transform",
     "added by padding",
     "a piece without labels is concatenated here",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from ecospa_fx.sizes import hint, same_sizes
+from ecospa_fx.sizes import hint, same_sizes, supposed
 
 
 class Halved(nn.Module):
@@ -30,6 +30,8 @@ class Picked(nn.Module):
 
 def test_a_number_that_depends_on_data_is_supposed_alike_everywhere() -> None:
     program = export(Picked(), (torch.randn(5, 4),), dynamic_shapes=({0: Dim.AUTO},))
-    one, two, more = (hint(n.meta["val"].shape[0]) for n in program.graph.output_node().args[0])
+    sizes = [n.meta["val"].shape[0] for n in program.graph.output_node().args[0]]
+    assert {hint(size) for size in sizes} == {hint(sizes[0])}
+    one, two, more = map(supposed, sizes)
     assert two == 2 * one
     assert more == one + 5
