@@ -25,11 +25,12 @@ import torch
 
 import ecospa_fx
 from benchmarks.smollm2 import load_smollm2, others, perplexity, shared_out, split
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score as score_units
 from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.scores import ActivationStatistics, ScoreContext
+from ecospa_fx.scores import ScoreContext
 
 Row = dict[str, Any]
 

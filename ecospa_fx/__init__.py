@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ecospa_fx import optim_rules as optim_rules  # registers them
+from ecospa_fx import published as published  # registers them
 from ecospa_fx.accumulator import FisherAccumulator
 from ecospa_fx.adapters import merge_adapters
 from ecospa_fx.basis import Turn

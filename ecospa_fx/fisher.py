@@ -40,15 +40,17 @@ class GradientStatistics:
         taylor: for each unit the mean over samples of ``|w · g|``, averaged over the unit's weights;
             shape ``[components]``, None unless it was asked for.
         fisher: for each unit the mean over samples of ``Σ (w g)²`` over its entries; same shape.
+        elements: for each unit the mean over samples of ``Σ |w g|`` over its entries; same shape.
     """
 
     samples: int
     importance: Ids
     taylor: Ids | None = None
     fisher: Ids | None = None
+    elements: Ids | None = None
 
 
-_SUMS = ("_importance", "_taylor", "_fisher")
+_SUMS = ("_importance", "_taylor", "_fisher", "_elements")
 
 
 class FisherSums:
@@ -71,6 +73,7 @@ class FisherSums:
         self._importance = np.zeros(len(graph.couples))
         self._taylor = np.zeros(len(graph.couple_of))
         self._fisher = np.zeros(len(graph.couple_of))
+        self._elements = np.zeros(len(graph.couple_of))
 
     def add(
         self,
@@ -112,10 +115,11 @@ class FisherSums:
         return np.where(members > 0, total / np.maximum(members, 1), np.nan)
 
     def _add_units(self, f: _Reduced, scale: float) -> None:
-        if f.dot is None or f.work is None:
+        if f.dot is None or f.work is None or f.absolute is None:
             return
         size = len(self._taylor)
         self._fisher += np.bincount(f.piece.components, f.work, minlength=size) / scale**2
+        self._elements += np.bincount(f.piece.components, f.absolute, minlength=size) / abs(scale)
         if f.piece.weight:
             self._taylor += np.abs(np.bincount(f.piece.components, f.dot, minlength=size)) / abs(scale)
 
@@ -161,17 +165,19 @@ class FisherSums:
             if piece.weight:
                 weights[np.unique(piece.components)] += 1
         taylor = self._taylor / np.maximum(weights, 1) / self.samples
-        return GradientStatistics(self.samples, mean, taylor, self._fisher / self.samples)
+        fisher, elements = self._fisher / self.samples, self._elements / self.samples
+        return GradientStatistics(self.samples, mean, taylor, fisher, elements)
 
 
 @dataclass(frozen=True, eq=False)
 class _Reduced:
-    """One gradient, summed over all axes but one: squares, and w·g with its squares; float64, ``[size]``."""
+    """One gradient, summed over all axes but one: squares; w·g, its squares, its 1-norm; ``[size]``."""
 
     piece: Slice
     square: Ids
     dot: Ids | None = None
     work: Ids | None = None
+    absolute: Ids | None = None
 
 
 def _reduce(piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor | None) -> _Reduced:
@@ -180,7 +186,7 @@ def _reduce(piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor | None
     if parameter is None:
         return _Reduced(piece, square)
     product = parameter.detach() * gradient
-    return _Reduced(piece, square, piece.sums(product), piece.squares(product))
+    return _Reduced(piece, square, piece.sums(product), piece.squares(product), piece.norms(product, 1))
 
 
 def _check_finite(found: Iterable[_Reduced], gradients: Mapping[str, torch.Tensor]) -> None:

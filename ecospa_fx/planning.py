@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.fsdp import shards, whole_parameters
 from ecospa_fx.passes.calibrate import Calibration
 from ecospa_fx.passes.choose import Gradients, Present, choose, unread
@@ -16,7 +17,7 @@ from ecospa_fx.passes.follow import dead_labels
 from ecospa_fx.passes.gates import gates
 from ecospa_fx.passes.told import told
 from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction, default_score
+from ecospa_fx.scores import Score, ScoreFunction, default_score
 from ecospa_fx.signature import bind
 from ecospa_fx.signatures import Signature
 

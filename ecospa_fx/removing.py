@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.optim import Optimizer
 
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.balancing import balanced
 from ecospa_fx.basis import Turn
 from ecospa_fx.change import prepare
@@ -21,7 +22,7 @@ from ecospa_fx.removal import Removal
 from ecospa_fx.repair import Repair, RepairSettings
 from ecospa_fx.repairing import repaired
 from ecospa_fx.report import SparsifyReport
-from ecospa_fx.scores import ActivationStatistics, Score, ScoreFunction
+from ecospa_fx.scores import Score, ScoreFunction
 from ecospa_fx.slowness import slow_graphs
 
 if TYPE_CHECKING:

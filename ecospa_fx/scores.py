@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.coupling import DEFAULT_KINDS, CouplingGraph
 from ecospa_fx.errors import ScoreError
 from ecospa_fx.fisher import GradientStatistics
@@ -18,24 +19,6 @@ from ecospa_fx.removal import Removal
 from ecospa_fx.slices import Slice, slices
 
 Need = Literal["gradients", "activations"]
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationStatistics:
-    """Energies seen in a forward pass over calibration data.
-
-    Attributes:
-        consumed: for each unit the sum over its input indices ``j`` of ``E[x_j²] ‖W[:, j]‖²``, where ``W`` is
-            the weight that sums over the unit; shape ``[components]``, zero where there is none.
-        left: energy ``E[q²]`` of the unit's dims on the left side of a product of two activations.
-        right: energy ``E[k²]`` on its right side.
-        gates: what the loss would feel of the unit, see :func:`gate`; zero where it was not measured.
-    """
-
-    consumed: Ids
-    left: Ids
-    right: Ids
-    gates: Ids = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,25 +202,28 @@ def taylor(context: ScoreContext) -> Ids:
     """``|w · g|``: to first order, what the loss changes by if the unit goes.
 
     The product runs over a unit's entries of one weight; the mean over its weights is taken. Weights without
-    a gradient (frozen ones, beside adapters) do not count; see :func:`_where_nothing_is_seen`.
+    a gradient (frozen ones, beside adapters) do not count; see :func:`where_nothing_is_seen`.
     """
-    return _unit_statistic(context, "taylor")
+    return unit_statistic(context, "taylor")
 
 
 @register_score("fisher", "gradients")
 def fisher(context: ScoreContext) -> Ids:
     """``½ Σ w² E[g²]`` over a unit's entries: the loss's change to second order, with a diagonal Fisher."""
-    return _unit_statistic(context, "fisher") / 2
+    return unit_statistic(context, "fisher") / 2
 
 
-def _unit_statistic(context: ScoreContext, name: str) -> Ids:
+def unit_statistic(context: ScoreContext, name: str) -> Ids:
+    """A field of :class:`~ecospa_fx.fisher.GradientStatistics`, if it was kept; else a clear error."""
     found = getattr(context.gradients, name)
     if found is None:
-        raise ScoreError(f"score {name!r} needs statistics of units: FisherAccumulator(compiled, units=True)")
-    return _where_nothing_is_seen(context, np.asarray(found, np.float64))
+        raise ScoreError(
+            "scores from gradients need statistics of units: FisherAccumulator(compiled, units=True)"
+        )
+    return where_nothing_is_seen(context, np.asarray(found, np.float64))
 
 
-def _where_nothing_is_seen(context: ScoreContext, scores: Ids) -> Ids:
+def where_nothing_is_seen(context: ScoreContext, scores: Ids) -> Ids:
     """Rank the units of couples in which every gradient score is zero by ``magnitude``.
 
     So it is where no weight of a couple trains, and on the first step of fresh adapters, whose one factor is
@@ -263,8 +249,18 @@ def activation(context: ScoreContext) -> Ids:
     seen = context.activations
     if seen is None:
         raise ScoreError("score 'activation' needs calibration data")
+    return or_dots(context, np.sqrt(seen.consumed))
+
+
+def or_dots(context: ScoreContext, consumed: Ids) -> Ids:
+    """Scores of units that a weight sums over; ``sqrt(E[q²] E[k²])`` where two activations are multiplied.
+
+    Couples for which neither was seen fall back on :func:`magnitude`.
+    """
+    seen = context.activations
+    assert seen is not None
     dot = np.sqrt(seen.left * seen.right)
-    scores = np.where(dot > 0, dot, np.sqrt(seen.consumed))
+    scores = np.where(dot > 0, dot, consumed)
     measured = np.zeros(len(context.graph.couples) + 1, bool)
     measured[context.graph.couple_of[scores > 0]] = True
     return np.where(measured[context.graph.couple_of], scores, magnitude(context))
@@ -285,7 +281,7 @@ def gate(context: ScoreContext) -> Ids:
         raise ScoreError(
             "score 'gate' needs calibration data with a loss: calibration=compiled.calibrate(batches, loss)"
         )
-    return _where_nothing_is_seen(context, seen.gates)
+    return where_nothing_is_seen(context, seen.gates)
 
 
 def default_score(has_gradients: bool, has_activations: bool) -> str:

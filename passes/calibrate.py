@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.executable import Executable
 from ecospa_fx.labels import Ids, LabelArray, Nature, Tag, Value
@@ -18,9 +19,8 @@ from ecospa_fx.passes.expert_energy import consumed_by_expert
 from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.program import Analysis
 from ecospa_fx.rules.call import Call, Join, item
-from ecospa_fx.scores import ActivationStatistics
 
-SUMS = ("consumed", "left", "right", "gates")
+SUMS = ("consumed", "left", "right", "gates", "absolute", "varied")
 
 
 class Calibration:
@@ -145,7 +145,10 @@ class Probe(fx.Interpreter):
             if not set(places) <= set(other_axes) or tuple(w.shape) != layout.shape:
                 continue
             at = [other_axes.index(p) for p in places]
-            self._add("consumed", array, layout, _sum_squares(w, array.axes) * _aligned_energy(x, at))
+            squares, energy, mean = _sum_squares(w, array.axes), *_aligned_moments(x, at)
+            self._add("consumed", array, layout, squares * energy)
+            self._add("varied", array, layout, squares * np.maximum(energy - mean**2, 0))
+            self._add("absolute", array, layout, _reduced(w.abs(), array.axes, torch.sum) * np.sqrt(energy))
             self.saw(self._components(array, layout), x, at)
 
     def saw(self, components: Ids, tensor: torch.Tensor, axes: list[int]) -> None:
@@ -186,18 +189,22 @@ def _present(array: LabelArray, layout: Layout) -> Ids:
 
 def _energy(tensor: torch.Tensor, axes: Iterable[int]) -> Ids:
     """Mean square over all other axes."""
-    others = tuple(a for a in range(tensor.dim()) if a not in set(axes))
-    mean = tensor.float().square().mean(others) if others else tensor.float().square()
-    return np.asarray(mean.double().cpu().numpy())
+    return _reduced(tensor.float().square(), axes, torch.mean)
 
 
 def _sum_squares(tensor: torch.Tensor, axes: Iterable[int]) -> Ids:
+    return _reduced(tensor.float().square(), axes, torch.sum)
+
+
+def _reduced(tensor: torch.Tensor, axes: Iterable[int], how: Callable[..., torch.Tensor]) -> Ids:
+    """Sum or mean over all axes but these."""
     others = tuple(a for a in range(tensor.dim()) if a not in set(axes))
-    total = tensor.float().square().sum(others) if others else tensor.float().square()
-    return np.asarray(total.double().cpu().numpy())
+    found = how(tensor.float(), others) if others else tensor
+    return np.asarray(found.double().cpu().numpy())
 
 
-def _aligned_energy(tensor: torch.Tensor, axes: list[int]) -> Ids:
-    """Mean square over all other axes, with ``axes`` in the order given."""
-    energy = _energy(tensor, axes)
-    return energy.transpose(np.argsort(np.argsort(axes)))
+def _aligned_moments(tensor: torch.Tensor, axes: list[int]) -> tuple[Ids, Ids]:
+    """Mean square and mean over all other axes, with ``axes`` in the order given."""
+    order = np.argsort(np.argsort(axes))
+    moments = _energy(tensor, axes), _reduced(tensor, axes, torch.mean)
+    return moments[0].transpose(order), moments[1].transpose(order)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ecospa_fx.accumulator import FisherAccumulator
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.coupling import CouplingGraph
 from ecospa_fx.errors import CoupleError, GradientError, PlanError
 from ecospa_fx.fisher import GradientStatistics, gradient_statistics
@@ -19,7 +20,7 @@ from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.removal import Removal
-from ecospa_fx.scores import ActivationStatistics, Score, ScoreContext, ScoreFunction
+from ecospa_fx.scores import Score, ScoreContext, ScoreFunction
 
 Gradients = Mapping[str, torch.Tensor] | Iterable[Mapping[str, torch.Tensor]] | FisherAccumulator | None
 

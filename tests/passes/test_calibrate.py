@@ -8,10 +8,11 @@ from torch.nn import functional as F
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import ecospa_fx
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.compiled import CompiledModel
 from ecospa_fx.passes.score import score
 from ecospa_fx.planning import calibrated
-from ecospa_fx.scores import ActivationStatistics, ScoreContext
+from ecospa_fx.scores import ScoreContext
 from tests.models.experts import Einsum, Experts, Gathered, Interleaved, Selected
 
 X = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

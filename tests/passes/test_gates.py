@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import ecospa_fx
+from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.errors import ScoreError
-from ecospa_fx.scores import ActivationStatistics
 
 X = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
