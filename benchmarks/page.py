@@ -26,7 +26,8 @@ def write(page: Path, store: Store, quality: Row | None, missing: Sequence[str])
     above = page.read_text().partition(MARK)[0] if page.exists() else f"{TITLE}\n"
     parts = [
         compile_part(page, store), depth_part(store), run_part(page, store), decode_part(store),
-        memory_part(store), quality_part(page, quality), missing_part(missing), commands_part(store),
+        memory_part(store), quality_part(page, quality), dictionary_part(store), missing_part(missing),
+        commands_part(store),
     ]  # fmt: skip
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(above + MARK + "\n\n" + "\n".join(part for part in parts if part))
@@ -107,22 +108,40 @@ def memory_part(store: Store) -> str:
 
 
 def quality_part(page: Path, result: Row | None) -> str:
-    """Perplexity by size."""
+    """Perplexity by size, on every text."""
     if not result:
         return "## Quality\n\nNot measured in this run (`--quality`); see [scores.md](scores.md).\n"
     picture = draw(page, "quality", plots.quality(result), "million parameters", "perplexity over dense")
+    texts = list(dict.fromkeys(name for r in result["rows"] for name in r.get("others", {})))
     rows = [
         [
-            plots.method(r),
-            f"{r['ratio']:.0%}",
-            f"{r['params'] / 1e6:.1f}",
-            number(r["perplexity"]),
+            plots.method(r), f"{r['ratio']:.0%}", f"{r['params'] / 1e6:.1f}", perplexity(r["perplexity"]),
+            number(r["perplexity"] / result["dense"]),
+            *(perplexity(r.get("others", {}).get(name)) for name in texts),
         ]
-        for r in result["rows"]
-    ]
-    header = ["method", "gone", "million parameters", "perplexity"]
-    lead = f"Dense: {result['dense']:.2f}. `{result['command']}`, {result['machine']}."
+        for r in sorted(result["rows"], key=lambda r: (r["ratio"], r["steps"], r["perplexity"]))
+    ]  # fmt: skip
+    header = ["method", "gone", "million parameters", "perplexity", "over dense", *texts]
+    lead = f"SmolLM2-135M-Instruct, dense: {result['dense']:.2f}. {result['machine']}."
     return f"## Quality\n\n{lead}\n\n{table(header, rows)}\n\n{picture}\n"
+
+
+def dictionary_part(store: Store) -> str:
+    """The reverse dictionary: what finds its word."""
+    rows = found(store, "dictionary")
+    header = ["method", "gone", "million parameters", "found, %"]
+    lines = [
+        [r["method"], f"{r['ratio']:.0%}", f"{r['params'] / 1e6:.1f}", number(r["top1"])]
+        for r in sorted((r for r in rows if "top1" in r), key=lambda r: (r["ratio"], -r["top1"]))
+    ]
+    text = "Glosses that find their word among 200, all-MiniLM-L6-v2, one-shot."
+    failed = failures([r for r in rows if "error" in r])
+    return f"### Reverse dictionary\n\n{text}\n\n{table(header, lines)}\n\n{failed}" if rows else ""
+
+
+def perplexity(value: float | None) -> str:
+    """One digit; those of broken models as powers of ten."""
+    return "" if value is None else f"{value:.1f}" if value < 1e4 else f"{value:.0e}"
 
 
 def missing_part(commands: Sequence[str]) -> str:
@@ -184,7 +203,7 @@ def pivot(rows: Iterable[Row]) -> str:
 
 def failures(rows: Iterable[Row]) -> str:
     """What was said by those that failed."""
-    names = ("library", "model", "layers", "ratio", "round_to", "heads")
+    names = ("library", "model", "layers", "method", "ratio", "round_to", "heads")
     lines = [
         f"- {', '.join(f'{r[n]}' for n in names if n in r)}: {_plain(r['error'])}"
         for r in rows if "error" in r

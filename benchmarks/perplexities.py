@@ -1,36 +1,35 @@
-"""Perplexities of several runs as one result."""
+"""Perplexities of several runs as one table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 
 
-def joined(result: Row) -> Row:
-    """One result with the rows of all runs, whose names say what the models went through before.
+def joined(runs: Sequence[Row]) -> dict[str, Any] | None:
+    """One result with the rows of all runs, each over its own dense model; of equal rows the first.
 
     Args:
-        result: what ``benchmarks.quality --json`` wrote, or ``runs`` of it and of ``peers.quality``.
+        runs: ``rows``, ``command``, ``machine`` and, but for other libraries, ``dense`` of each.
+
+    Returns:
+        The same of all together; None if none of them has rows of ours.
     """
-    if "runs" not in result:
-        return result
-    rows = [_named(run, row, result["dense"]) for run in result["runs"] for row in run["rows"]]
-    commands = "`, `".join(run["command"] for run in result["runs"])
-    return {
-        "dense": result["dense"],
-        "command": commands,
-        "machine": result["runs"][0]["machine"],
-        "rows": rows,
-    }
+    ours = [run for run in runs if "dense" in run]
+    if not ours:
+        return None
+    dense = ours[0]["dense"]
+    rows = [_named(run, row, dense) for run in runs for row in run["rows"] if "perplexity" in row]
+    first: dict[Any, Row] = {}
+    for row in rows:
+        first.setdefault((row["method"], row["ratio"], row["steps"]), row)
+    return {"dense": dense, "machine": ours[0]["machine"], "rows": [*first.values()]}
 
 
 def _named(run: Row, row: Row, dense: float) -> Row:
-    command = run["command"]
-    name = row.get("method") or f"Torch-Pruning, {row['score']}{', global' if row['global'] else ''}"
-    documents = command.partition("--gradients ")[2].split()
-    name += f", {documents[0]} documents" if documents else ""
-    balanced = "balanced, " if "--balance" in command else ""
-    over = row["perplexity"] * dense / run.get("dense", dense)  # over the run's own dense model
-    return {**row, "method": balanced + name, "perplexity": over}
+    """Balanced models are named so; another basis rounds otherwise, so each is over its own dense model."""
+    balanced = "--balance" in run["command"] and row["ratio"] > 0
+    over = row["perplexity"] * dense / run.get("dense", dense)
+    return {**row, "method": ("balanced, " if balanced else "") + row["method"], "perplexity": over}

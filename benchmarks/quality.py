@@ -8,7 +8,6 @@ install.
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import platform
@@ -24,102 +23,35 @@ import numpy as np
 import torch
 
 import ecospa_fx
+from benchmarks.methods import METHODS, Batch, Evidence, gradients, method, needs_gradients
 from benchmarks.smollm2 import load_smollm2, others, perplexity, shared_out, split
 from ecospa_fx.activations import ActivationStatistics
-from ecospa_fx.fisher import GradientStatistics
-from ecospa_fx.passes.plan import plan
-from ecospa_fx.passes.score import score as score_units
-from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.scores import ScoreContext
 
 Row = dict[str, Any]
+DENSE = "dense"
 
 
-@dataclass(frozen=True)
-class Method:
-    """How units are ranked, how the target is shared out, and how weights make up for what went."""
-
-    score: str
-    allocation: str
-    repair: Mapping[str, Any] | None = None
-
-
-METHODS = {
-    "random": Method("random", "uniform"),
-    "magnitude": Method("magnitude", "uniform"),
-    "Eq. 9 alone": Method("l1_product", "uniform"),
-    "Fisher + Eq. 9 (the paper)": Method("l1_product", "ecospa"),
-    "activation": Method("activation", "ecospa"),
-    "Taylor": Method("taylor", "ecospa"),
-    "Fisher": Method("fisher", "ecospa"),
-    "gate": Method("gate", "global"),
-    "gate, repaired": Method("gate", "global", repair={}),
-    "gate, all sums repaired": Method("gate", "global", repair={"target": "sum", "every": True}),
-}
-
-
-def method(name: str) -> Method:
-    """One of the rows above, or a score and an allocation, ``"taylor/uniform"``."""
-    return METHODS[name] if name in METHODS else Method(*name.split("/"))
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """A model, and what calibration data say about it."""
-
-    compiled: ecospa_fx.CompiledModel
-    tokens: torch.Tensor
-    gradients: GradientStatistics | None
-    activations: ActivationStatistics
-
-    def plan(self, how: Method, ratio: float, seed: int) -> Plan:
-        graph, removal = self.compiled.couplings, self.compiled.removal
-        parameters, generator = dict(self.compiled.named_parameters()), np.random.default_rng(seed)
-        context = ScoreContext(
-            graph, removal, parameters, self.gradients, self.activations, generator=generator
-        )
-        scores, partition = score_units(how.score, context), self.compiled.analysis.partition
-        settings = PlanSettings(how.allocation)
-        importance = self.gradients.importance if self.gradients else None
-        return plan(graph, partition, removal, scores, importance,
-                    ratio=ratio, settings=settings, score=how.score)  # fmt: skip
-
-    def smaller(self, how: Method, ratio: float, seed: int, kept: Path | None) -> ecospa_fx.CompiledModel:
-        """A copy that has lost its share, out of the folder ``kept`` if there is one; the model stays."""
-        if kept and kept.exists():
-            return ecospa_fx.load(kept, copy.deepcopy(self.compiled.source), check=False)
-        chosen = self.plan(how, ratio, seed)
-        repair = None
-        if how.repair is not None:
-            repair = self.compiled.repair(chosen, batches(self.tokens, 4), **how.repair)
-        result = copy.deepcopy(self.compiled)
-        result.apply(chosen, repair=repair)
-        if kept:
-            result.save(kept)
-        return result
-
-
-def batches(tokens: torch.Tensor, size: int = 1) -> list[dict[str, torch.Tensor]]:
+def batches(tokens: torch.Tensor, size: int = 1) -> list[Batch]:
     return [{"input_ids": part} for part in tokens.split(size)]
 
 
-def next_token(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def next_token(output: Any, batch: Batch) -> torch.Tensor:
     """Cross entropy of a batch's own next tokens."""
     logits = output.logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten())
 
 
 def gather(compiled: ecospa_fx.CompiledModel, tokens: torch.Tensor, options: argparse.Namespace) -> Evidence:
-    """One sample of Eq. 6 for each of some documents, where that is needed, and one pass for activations."""
-    felt = batches(tokens[:: max(len(tokens) // options.gradients, 1)][: options.gradients])
-    chosen = [method(name) for name in options.methods]
-    needed = any(m.allocation == "ecospa" or m.score in ("fisher", "taylor") for m in chosen)
-    gradients = _gradients(compiled, felt) if needed else None
-    return Evidence(compiled, tokens, gradients, _activations(compiled, felt, options))
+    """Gradients of some documents, where they are needed, and one pass for activations."""
+    felt = batches(few(tokens, options.gradients))
+    activations = _activations(compiled, felt, options)
+    needed = needs_gradients(options.methods)
+    found = gradients(compiled, felt, next_token) if needed else (None, None)
+    return Evidence(compiled, batches(tokens, 4), activations, *found)
 
 
 def _activations(
-    compiled: ecospa_fx.CompiledModel, felt: list[dict[str, torch.Tensor]], options: argparse.Namespace
+    compiled: ecospa_fx.CompiledModel, felt: list[Batch], options: argparse.Namespace
 ) -> ActivationStatistics:
     """Those of an earlier try, or one pass forward and backward."""
     kept = options.json.with_suffix(".npz") if options.json else None
@@ -131,17 +63,7 @@ def _activations(
     return found
 
 
-def _gradients(compiled: ecospa_fx.CompiledModel, felt: list[dict[str, torch.Tensor]]) -> GradientStatistics:
-    accumulator = ecospa_fx.FisherAccumulator(compiled)
-    for batch in felt:
-        compiled.zero_grad()
-        next_token(compiled(**batch), batch).backward()
-        accumulator.update()
-    compiled.zero_grad()
-    return accumulator.statistics
-
-
-def fine_tune(model: ecospa_fx.CompiledModel, tokens: torch.Tensor, steps: int, rate: float) -> None:
+def fine_tune(model: torch.nn.Module, tokens: torch.Tensor, steps: int, rate: float) -> None:
     """AdamW on half a document a step, with a warm-up of a tenth and a cosine down to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -162,33 +84,33 @@ def perplexities(model: Any, texts: Mapping[str, torch.Tensor]) -> Row:
     return found | ({"others": {n: perplexity(model, texts[n]) for n in others}} if others else {})
 
 
-def rows(evidence: Evidence, texts: Mapping[str, torch.Tensor], training: torch.Tensor,
-         options: argparse.Namespace, known: list[Row]) -> Iterator[Row]:  # fmt: skip
+def rows(evidence: Evidence, texts: Texts, options: argparse.Namespace, known: list[Row]) -> Iterator[Row]:
     """One cell of the table after the other; with training, a second one for each. What is known stays."""
     done = {(row["ratio"], row["method"], row["steps"]) for row in known}
-    if options.others and (0.0, "dense", 0) not in done:
-        params = sum(p.numel() for p in evidence.compiled.parameters())
-        yield {"method": "dense", "ratio": 0.0, "params": params, "steps": 0,
-               **perplexities(evidence.compiled, texts)}  # fmt: skip
-    for ratio, name in itertools.product(options.ratios, options.methods):
+    for ratio, name in cells(options.ratios, options.methods):
         if all((ratio, name, n) in done for n in {0, options.steps}):
             continue
         start = time.perf_counter()
         kept = options.keep and options.keep / f"{name.replace(',', '').replace(' ', '-')}-{ratio}"
         model = evidence.smaller(method(name), ratio, options.seed, kept)
-        row = {
-            "method": name,
-            "ratio": ratio,
-            "params": sum(p.numel() for p in model.parameters()),
-            "steps": 0,
-        }
-        if (ratio, name, 0) not in done:
-            yield row | {**perplexities(model, texts),
-                         "seconds": round(time.perf_counter() - start)}  # fmt: skip
-        if options.steps:
-            fine_tune(model, training, options.steps, options.rate)
-            yield row | {**perplexities(model, texts), "steps": options.steps,
-                         "seconds": round(time.perf_counter() - start)}  # fmt: skip
+        row = {"method": name, "ratio": ratio, "params": sum(p.numel() for p in model.parameters())}
+        for found in outcomes(model, texts, options):
+            seconds = round(time.perf_counter() - start)
+            if (ratio, name, found["steps"]) not in done:
+                yield row | found | {"seconds": seconds}
+
+
+def cells(ratios: list[float], methods: list[str]) -> list[tuple[float, str]]:
+    """Every method at every ratio; with nothing gone they are all the dense model."""
+    return [(ratio, name) for ratio in ratios for name in (methods if ratio else [DENSE])]
+
+
+def outcomes(model: torch.nn.Module, texts: Texts, options: argparse.Namespace) -> Iterator[Row]:
+    """Perplexities as the model is, and after training if there is any."""
+    yield {"steps": 0, **perplexities(model, texts.measured)}
+    if options.steps:
+        fine_tune(model, texts.training, options.steps, options.rate)
+        yield {"steps": options.steps, **perplexities(model, texts.measured)}
 
 
 def table(found: list[Row], dense: float) -> str:
@@ -209,32 +131,62 @@ def _cell(value: float | None, dense: float) -> str:
     return f"{value:.1f} ({value / dense:.2f}×)" if value < 1e4 else f"{value:.1e}"
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=method.__doc__)
-    parser.add_argument(
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Token ids ``[documents, length]``.
+
+    Attributes:
+        measured: to measure on, by name; the corpus has none.
+        training: of the corpus, others than for calibration.
+        calibration: of the corpus.
+    """
+
+    measured: dict[str, torch.Tensor]
+    training: torch.Tensor
+    calibration: torch.Tensor
+
+    @classmethod
+    def read(cls, tokenizer: Any, options: argparse.Namespace) -> Texts:
+        """As the options say."""
+        other = options.calibration + options.training
+        measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
+        more = others(tokenizer, options.others, options.evaluation, options.length)
+        return cls({"": measured, **more}, *shared_out(seen, options.calibration))
+
+
+def few(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Some of the documents, spread evenly."""
+    return tokens[:: max(len(tokens) // count, 1)][:count]
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """What all rows of the table have in common."""
+    made = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    made.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
+    made.add_argument(
         "--others", type=Path, nargs="*", default=[], help="folders of other texts to measure on as well"
     )
-    parser.add_argument("--length", type=int, default=512, help="tokens of a document")
-    parser.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
-    parser.add_argument("--calibration", type=int, default=64, help="other documents, for the repair")
-    parser.add_argument("--gradients", type=int, default=16, help="of these, for gradients and activations")
-    parser.add_argument(
-        "--training", type=int, default=0, help="others to train on (default: of calibration)"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=0, help="of training after the removal, half a document each"
-    )
-    parser.add_argument("--rate", type=float, default=1e-4, help="of learning")
-    parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
-    parser.add_argument("--balance", action="store_true", help="values of attention in a balanced basis")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--keep", type=Path, help="folder for the smaller models, which are then made once")
-    parser.add_argument("--resume", action="store_true", help="go on with what --json holds")
-    return parser.parse_args()
+    made.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3], help="0: the dense model")
+    made.add_argument("--length", type=int, default=512, help="tokens of a document")
+    made.add_argument("--evaluation", type=int, default=8, help="documents to measure on")
+    made.add_argument("--calibration", type=int, default=64, help="other documents, for the repair")
+    made.add_argument("--gradients", type=int, default=16, help="of these, for gradients and activations")
+    made.add_argument("--training", type=int, default=0, help="others to train on (default: of calibration)")
+    made.add_argument("--steps", type=int, default=0, help="of training afterwards, half a document each")
+    made.add_argument("--rate", type=float, default=1e-4, help="of learning")
+    made.add_argument("--autocast", action="store_true", help="products in bfloat16")
+    made.add_argument("--json", type=Path, help="where to write the result")
+    return made
+
+
+def arguments() -> argparse.Namespace:
+    made = parser("benchmarks.quality", __doc__)
+    made.add_argument("--methods", nargs="+", default=list(METHODS), help=method.__doc__)
+    made.add_argument("--balance", action="store_true", help="values of attention in a balanced basis")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--keep", type=Path, help="folder for the smaller models, which are then made once")
+    made.add_argument("--resume", action="store_true", help="go on with what --json holds")
+    return made.parse_args()
 
 
 def precision(options: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -245,21 +197,16 @@ def main() -> None:
     options = arguments()
     torch.manual_seed(options.seed)
     tokenizer, model = load_smollm2()
-    other = options.calibration + options.training
-    measured, seen = split(tokenizer, options.corpus, options.evaluation, other, options.length)
-    compiled = ecospa_fx.compile(model, kwargs={"input_ids": measured[:2, :64]})
-    training, calibration = shared_out(seen, options.calibration)
+    texts = Texts.read(tokenizer, options)
+    compiled = ecospa_fx.compile(model, kwargs={"input_ids": texts.measured[""][:2, :64]})
     if options.balance:
-        print(compiled.balance(batches(calibration[:: max(len(calibration) // 16, 1)])), file=sys.stderr)
-    texts = {"": measured} | (
-        others(tokenizer, options.others, options.evaluation, options.length) if options.others else {}
-    )
+        print(compiled.balance(batches(few(texts.calibration, 16))), file=sys.stderr)
     known = _known(options)
     found: list[Row] = known["rows"] if known else []
     with precision(options):
-        dense = known["dense"] if known else perplexity(compiled, measured)
+        dense = known["dense"] if known else perplexity(compiled, texts.measured[""])
         _write(options, dense, found)
-        for row in rows(gather(compiled, calibration, options), texts, training, options, list(found)):
+        for row in rows(gather(compiled, texts.calibration, options), texts, options, list(found)):
             found.append(row)
             print(row, file=sys.stderr, flush=True)
             _write(options, dense, found)

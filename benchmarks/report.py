@@ -8,7 +8,6 @@ time is left for is named on the page.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from benchmarks import page
 from benchmarks.peers import environment
 from benchmarks.peers.jobs import jobs as peer_jobs
 from benchmarks.perplexities import joined
+from benchmarks.quality_jobs import jobs as quality_jobs
 from benchmarks.store import FILE, Job, Store, run_all
 
 SMALL = ("--width", "128", "--hidden", "352")
@@ -43,14 +43,6 @@ def own_jobs(quick: bool) -> list[Job]:
     ]
 
 
-def quality_job(quick: bool, corpus: Path | None) -> Job:
-    """Perplexity of SmolLM2; needs what ``benchmarks/smollm2.py`` names."""
-    settings = ["--ratios", "0.2"] if quick else ["--ratios", "0.1", "0.2", "0.3"]
-    small = ["--calibration", "4", "--evaluation", "2", "--length", "64"] if quick else []
-    text = ["--corpus", str(corpus)] if corpus else []
-    return Job("quality", ("-m", "benchmarks.quality", *settings, *small, *text, "--json", FILE), 3600.0)
-
-
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--json", type=Path, required=True, help="where results are kept")
@@ -58,11 +50,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--environment", type=Path, help="folder for the other libraries; without: ours alone"
     )
-    parser.add_argument("--quality", type=Path, help="take this result of benchmarks.quality; do not run it")
-    parser.add_argument(
-        "--corpus", type=Path, help="of benchmarks.quality, which runs with it or --perplexity"
-    )
-    parser.add_argument("--perplexity", action="store_true", help="run benchmarks.quality as well")
+    parser.add_argument("--quality", action="store_true", help="also what models say, see benchmarks.quality")
+    parser.add_argument("--corpus", type=Path, help="of benchmarks.quality")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="of benchmarks.quality")
     parser.add_argument("--quick", action="store_true", help="small models, few rounds: minutes")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin nothing after so many")
@@ -75,19 +65,16 @@ def main(given: Sequence[str] | None = None) -> None:
     store = Store(options.json, options.resume)
     peers = environment.make(options.environment) if options.environment else None
     jobs = [*own_jobs(options.quick), *peer_jobs(peers, options.quick)]
-    if options.corpus or options.perplexity:
-        jobs.append(quality_job(options.quick, options.corpus))
+    if options.quality:
+        jobs += quality_jobs(peers, options.quick, options.corpus, options.others)
     left = run_all(jobs, store, 60 * options.minutes)
     if options.page:
-        page.write(options.page, store, quality(options, store), [job.command for job in left])
+        page.write(options.page, store, quality(store), [job.command for job in left])
 
 
-def quality(options: argparse.Namespace, store: Store) -> page.Row | None:
-    """The result named on the command line, or that of this run."""
-    if options.quality:
-        return joined(json.loads(options.quality.read_text()))
-    rows = store.section("quality")
-    return {**rows[-1]["about"], "rows": rows[-1]["rows"]} if rows and rows[-1]["rows"] else None
+def quality(store: Store) -> page.Row | None:
+    """The rows of all commands that measured perplexity."""
+    return joined([{**r["about"], "rows": r["rows"]} for r in store.section("quality") if r["rows"]])
 
 
 if __name__ == "__main__":

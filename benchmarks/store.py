@@ -64,7 +64,7 @@ def run(job: Job) -> Row:
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=job.seconds)
         except subprocess.TimeoutExpired:
-            found |= {"rows": [], "error": f"stopped after {job.seconds:g} s"}
+            found |= {"rows": [], **_written(file), "error": f"stopped after {job.seconds:g} s"}
         else:
             found |= outcome(done, file)
     return found | {"took_s": round(time.perf_counter() - start, 1)}
@@ -72,16 +72,22 @@ def run(job: Job) -> Row:
 
 def outcome(done: subprocess.CompletedProcess[str], file: Path) -> Row:
     """Rows of the file, or of the lines that are JSON; and the last words of one that failed."""
-    if file.exists():
-        given: Any = json.loads(file.read_text())
-        rows = given.pop("rows", [given]) if isinstance(given, dict) else given
-        found: Row = {"rows": rows, "about": given if isinstance(given, dict) else {}}
-    else:
+    found = _written(file)
+    if not found:
         found = {"rows": [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]}
     if done.returncode == 0:
         return found
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return {**found, "error": f"exit status {done.returncode}: {last[:300]}"}
+
+
+def _written(file: Path) -> Row:
+    """What a command has written to its file so far."""
+    if not file.exists():
+        return {}
+    given: Any = json.loads(file.read_text())
+    rows = given.pop("rows", [given]) if isinstance(given, dict) else given
+    return {"rows": rows, "about": given if isinstance(given, dict) else {}}
 
 
 class Store:

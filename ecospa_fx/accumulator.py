@@ -43,7 +43,7 @@ class FisherAccumulator:
 
     Args:
         compiled: the compiled model.
-        units: also keep what the unit scores ``taylor`` and ``fisher`` need, two numbers for each unit.
+        units: also keep what unit scores from gradients need, three numbers for each unit.
         kinds: couples of other kinds are left out, and what only they hold needs no gradient.
     """
 

@@ -9,87 +9,101 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
+import re
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.quality import batches, machine, next_token
-from benchmarks.smollm2 import load_smollm2, perplexity, split
+from benchmarks.methods import Batch, Loss
+from benchmarks.quality import Texts, batches, few, machine, next_token, outcomes, parser, precision
+from benchmarks.smollm2 import load_smollm2
 
 Row = dict[str, Any]
+RANKINGS = {"Taylor": ("Taylor", False), "Taylor, global": ("Taylor", True), "norm": ("norm", False)}
+"""Scores of the library, and whether all layers are ranked together."""
 
 
-def gradients(model: nn.Module, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The sum over documents, as the library's Taylor score takes it."""
-    for batch in batches(tokens):
-        next_token(model(**batch), batch).backward()
+def gradients(model: nn.Module, felt: list[Batch], loss: Loss) -> dict[str, torch.Tensor]:
+    """The sum over batches, as the library's Taylor score takes it."""
+    for batch in felt:
+        loss(model(**batch), batch).backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
 
 
-def pruned(model: nn.Module, found: dict[str, torch.Tensor], score: str, everywhere: bool, ratio: float
-           ) -> nn.Module:  # fmt: skip
-    """A copy without the fraction ``ratio`` of its hidden units."""
+def pruned(
+    model: nn.Module,
+    found: dict[str, torch.Tensor],
+    ranking: tuple[str, bool],
+    ratio: float,
+    hidden: tuple[str, ...],
+    **example: Any,
+) -> nn.Module:
+    """A copy without the fraction ``ratio`` of the hidden units, which layers named ``hidden`` make."""
     import torch_pruning as tp
 
     smaller = copy.deepcopy(model)
     for name, parameter in smaller.named_parameters():
         parameter.grad = found.get(name)
     scores = {"Taylor": tp.importance.GroupTaylorImportance, "norm": tp.importance.GroupMagnitudeImportance}
+    layers = [(n, m) for n, m in smaller.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
+    kept = [m for n, m in layers if not n.endswith(hidden)]
+    score, everywhere = ranking
     tp.pruner.BasePruner(
-        smaller, example_inputs=torch.zeros(1, 8, dtype=torch.long), importance=scores[score](),
-        global_pruning=everywhere, pruning_ratio=ratio, ignored_layers=_kept(smaller),
-        output_transform=lambda output: output.logits,
+        smaller, importance=scores[score](), global_pruning=everywhere, pruning_ratio=ratio,
+        ignored_layers=kept, **example,
     ).step()  # fmt: skip
     smaller.zero_grad()
     return smaller
 
 
-def _kept(model: nn.Module) -> list[nn.Module]:
-    """Layers whose outputs stay: all but those that make hidden units."""
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
-    return [m for n, m in layers if not n.endswith(("gate_proj", "up_proj"))]
+def hidden_ratio(model: nn.Module, ratio: float, coupled: str, hidden: str) -> float:
+    """The fraction of hidden units that holds ``ratio`` of what all couples hold.
+
+    Args:
+        model: the model.
+        ratio: of the coupled parameters.
+        coupled: a pattern in the names of all that couples hold.
+        hidden: a pattern in the names of those that hidden units hold, among them.
+    """
+    held = {n: p.numel() for n, p in model.named_parameters() if re.search(coupled, n)}
+    return ratio * sum(held.values()) / sum(size for name, size in held.items() if re.search(hidden, name))
 
 
-def hidden_ratio(model: nn.Module, ratio: float) -> float:
-    """The fraction of hidden units that holds ``ratio`` of what all couples hold."""
-    held = {n: p.numel() for n, p in model.named_parameters() if "_proj" in n}
-    return ratio * sum(held.values()) / sum(size for name, size in held.items() if ".mlp." in name)
+def rows(model: nn.Module, texts: Texts, options: argparse.Namespace) -> Iterator[Row]:
+    """One for each score, ranking and ratio, and one more after training; a failure is a row too."""
+    grads = gradients(model, batches(few(texts.calibration, options.gradients)), next_token)
+    for ratio, (score, everywhere) in itertools.product(
+        options.ratios, (RANKINGS[n] for n in options.rankings)
+    ):
+        row: Row = {"score": score, "global": everywhere, "ratio": ratio}
+        try:
+            smaller = pruned(model, grads, score, everywhere, hidden_ratio(model, ratio))
+            row |= {"params": sum(p.numel() for p in smaller.parameters())}
+            yield from (row | found for found in outcomes(smaller, texts, options))
+        except Exception as error:
+            yield row | {"error": f"{type(error).__name__}: {error}"}
 
 
-def rows(model: nn.Module, measured: torch.Tensor, seen: torch.Tensor, ratios: list[float]) -> list[Row]:
-    """One for each score, ranking and ratio; a failure is recorded with its message."""
-    grads, result = gradients(model, seen), []
-    for ratio in ratios:
-        for score, everywhere in (("Taylor", False), ("Taylor", True), ("norm", False)):
-            row: Row = {"score": score, "global": everywhere, "ratio": ratio}
-            try:
-                smaller = pruned(model, grads, score, everywhere, hidden_ratio(model, ratio))
-                row |= {"params": sum(p.numel() for p in smaller.parameters())}
-                row |= {"perplexity": perplexity(smaller, measured)}
-            except Exception as error:
-                row |= {"error": f"{type(error).__name__}: {error}"}
-            print(row, file=sys.stderr, flush=True)
-            result.append(row)
-    return result
+def arguments() -> argparse.Namespace:
+    made = parser("benchmarks.peers.quality", __doc__)
+    made.add_argument("--rankings", nargs="+", choices=RANKINGS, default=list(RANKINGS))
+    return made.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.quality", description=__doc__)
-    parser.add_argument("--corpus", type=Path, help="folder of the Brown corpus (default: the narratives)")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
-    parser.add_argument("--documents", type=int, default=12, help="for gradients")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args()
+    options, found = arguments(), []
     tokenizer, model = load_smollm2()
-    measured, seen = split(tokenizer, options.corpus, 8, options.documents, 512)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        found = rows(model, measured, seen, options.ratios)
+    with precision(options):
+        for row in rows(model, Texts.read(tokenizer, options), options):
+            print(row, file=sys.stderr, flush=True)
+            found.append(row)
     command = " ".join(["python -m benchmarks.peers.quality", *sys.argv[1:]])
     result = json.dumps({"command": command, "machine": machine(), "rows": found}, indent=1)
     print(result)

@@ -61,11 +61,23 @@ def test_failures_are_told_in_their_own_words(tmp_path: Path) -> None:
 
 def test_quality_from_its_own_result(tmp_path: Path) -> None:
     row = {"method": "gate", "ratio": 0.2, "params": 5_000_000, "steps": 0, "perplexity": 30.0}
-    told = {"dense": 20.0, "command": "the command", "machine": "the machine", "rows": [row]}
+    told = {"dense": 20.0, "machine": "the machine", "rows": [row | {"others": {"books": 2e6}}, row]}
     text = written(tmp_path, quality=told)
-    assert "| gate | 20% | 5.0 | 30.00 |" in text
-    assert "`the command`, the machine" in text
+    assert "| gate | 20% | 5.0 | 30.0 | 1.50 | 2e+06 |" in text
+    assert "| gate | 20% | 5.0 | 30.0 | 1.50 |  |" in text
+    assert "dense: 20.00. the machine" in text
     assert "Not measured in this run" in written(tmp_path)
+
+
+def test_the_reverse_dictionary_has_the_best_first_and_says_what_failed(tmp_path: Path) -> None:
+    rows = [
+        {"method": "random", "ratio": 0.2, "params": 1_000_000, "top1": 20.0},
+        {"method": "gate", "ratio": 0.2, "params": 1_000_000, "top1": 50.0},
+        {"method": "other", "ratio": 0.2, "error": "no such axis"},
+    ]
+    text = written(tmp_path, result("dictionary", *rows))
+    assert text.index("| gate | 20% | 1.0 | 50.00 |") < text.index("| random | 20% | 1.0 | 20.00 |")
+    assert "- other, 0.2: no such axis" in text
 
 
 def test_words_above_the_mark_stay(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.quality import METHODS, Method, batches, method, table
+from benchmarks.methods import METHODS, Method, method, plain
+from benchmarks.quality import batches, cells, table
 from benchmarks.smollm2 import documents, shared_out
 
 ROW = {"method": "gate", "ratio": 0.2, "steps": 0}
@@ -42,6 +43,14 @@ def test_any_score_and_allocation_make_a_row() -> None:
 
 def test_a_method_repairs_if_its_name_says_so() -> None:
     assert all((how.repair is not None) == ("repaired" in name) for name, how in METHODS.items())
+
+
+def test_with_nothing_gone_all_methods_are_the_dense_model() -> None:
+    assert cells([0.0, 0.2], ["gate", "random"]) == [(0.0, "dense"), (0.2, "gate"), (0.2, "random")]
+
+
+def test_plain_methods_have_no_repair() -> None:
+    assert {n for n, how in METHODS.items() if how.repair is None} == set(plain())
 
 
 def test_web_pages_are_read_without_markup(tmp_path: Path) -> None:

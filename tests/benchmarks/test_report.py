@@ -1,11 +1,10 @@
 """What one report runs."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import page, report
+from benchmarks import page, quality_jobs, report
 
 
 def test_without_time_the_page_names_every_command(tmp_path: Path) -> None:
@@ -22,16 +21,21 @@ def test_commands_differ(quick: bool) -> None:
     assert len(set(commands)) == len(commands)
 
 
-def test_quality_of_an_earlier_run(tmp_path: Path) -> None:
-    told = tmp_path / "quality.json"
-    told.write_text(json.dumps({"dense": 1.0, "rows": []}))
-    options = report.arguments(["--json", str(tmp_path / "results.json"), "--quality", str(told)])
-    assert report.quality(options, report.Store(options.json)) == {"dense": 1.0, "rows": []}
+def test_every_command_that_measured_perplexity_is_in_one_table(tmp_path: Path) -> None:
+    store = report.Store(tmp_path / "results.json")
+    assert report.quality(store) is None
+    row = {"method": "gate", "ratio": 0.2, "steps": 0, "perplexity": 4.0}
+    about = {"dense": 2.0, "command": "c", "machine": "m"}
+    store.add({"section": "quality", "command": "c", "rows": [row], "about": about})
+    store.add({"section": "quality", "command": "d", "rows": [], "error": "failed"})
+    found = report.quality(store)
+    assert found is not None
+    assert found["rows"] == [row]
 
 
-def test_quality_of_this_run(tmp_path: Path) -> None:
-    options = report.arguments(["--json", str(tmp_path / "results.json")])
-    store = report.Store(options.json)
-    assert report.quality(options, store) is None
-    store.add({"section": "quality", "command": "c", "rows": [{"a": 1}], "about": {"dense": 2.0}})
-    assert report.quality(options, store) == {"dense": 2.0, "rows": [{"a": 1}]}
+@pytest.mark.parametrize("peers", [None, "python"])
+def test_rows_of_other_libraries_only_with_an_interpreter_that_has_them(peers: str | None) -> None:
+    commands = [j.command for j in quality_jobs.jobs(peers, False, Path("brown"), [Path("more")])]
+    assert len(set(commands)) == len(commands)
+    assert any("benchmarks.peers" in c for c in commands) == (peers is not None)
+    assert all("--corpus brown" in c for c in commands if "quality" in c)
