@@ -156,6 +156,13 @@ def test_what_is_read_twice_is_shared() -> None:
     assert writes_through_views(node.graph)
 
 
+def assert_same_gradients(model: nn.Module) -> None:
+    x = X.double()
+    compiled = ecospa_fx.compile(model, args=(x,))
+    found, expected = (torch.autograd.grad(m(x).square().sum(), [*m.parameters()]) for m in (compiled, model))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 class Apart(nn.Module):
     """A part of it does not learn, and something is written in place."""
 
@@ -185,12 +192,7 @@ def into_the_part(x: Tensor, y: Tensor, part: Tensor) -> Tensor:
 def test_parts_without_gradients_stay_so_beside_writes(
     rest: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> None:
-    model = Apart(rest).double()
-    compiled = ecospa_fx.compile(model, args=(X.double(),))
-    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
-    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(Apart(rest).double())
 
 
 class Peeked(nn.Module):
@@ -212,12 +214,7 @@ class Peeked(nn.Module):
 
 @pytest.mark.parametrize("write", [False, True])
 def test_a_cast_that_changes_nothing_detaches_nothing(write: bool) -> None:
-    model = Peeked(write).double()
-    compiled = ecospa_fx.compile(model, args=(X.double(),))
-    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
-    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(Peeked(write).double())
 
 
 @pytest.mark.parametrize(("on", "draws"), [(False, False), (True, True)])
