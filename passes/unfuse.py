@@ -77,6 +77,12 @@ def source_of(node: fx.Node) -> fx.Node:
 
 def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
     """Output axes that a view splits off a static axis, and whether none comes after them."""
+    for wide in split_axes(node):
+        yield from ((axis, axis == wide[-1]) for axis in wide)
+
+
+def split_axes(node: fx.Node) -> Iterator[list[int]]:
+    """The axes that a view splits off one static axis, those of size 1 left out; for each such axis."""
     before, after = sizes_of(source_of(node)), sizes_of(node)
     if 0 in before:
         return
@@ -84,7 +90,7 @@ def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
         wide = [a for a in outs if after[a] > 1]
         fixed = all(static(node.meta["val"].shape[a]) is not None for a in outs)
         if len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1 and fixed:
-            yield from ((axis, axis == wide[-1]) for axis in wide)
+            yield wide
 
 
 def _dispatched(node: fx.Node, axis: int, last: bool) -> list[_Part]:
