@@ -64,6 +64,11 @@ def _concluded(symbol: Any, environment: Any) -> int:
     return _UNBACKED if found is None else int(found)
 
 
+def same_size(a: int | torch.SymInt, b: int | torch.SymInt) -> bool:
+    """Whether two sizes are written alike: to compare symbols themselves would add guards to the capture."""
+    return str(a) == str(b)
+
+
 def same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:
-    """Whether two shapes are written alike: to compare symbols themselves would add guards to the capture."""
-    return [str(n) for n in a] == [str(n) for n in b]
+    """Whether two shapes are written alike."""
+    return len(a) == len(b) and all(map(same_size, a, b))
