@@ -17,14 +17,14 @@ from torch import fx
 
 from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
-from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.routing import PLAIN, short_name
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.passes.zeros import without_zeros
-from ecospa_fx.sizes import same_sizes, static, supposed
+from ecospa_fx.sizes import same_size, same_sizes, static, supposed
 
 aten = torch.ops.aten
-_COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
+_COPIES = PLAIN | {"lift_fresh", "lift_fresh_copy"}
 _MOST_RUNS, _ENDLESS = 8, (1 << 63) - 1
 
 
@@ -207,7 +207,7 @@ def _pairwise(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return current  # type: ignore[no-any-return]
 
 
-_WIDENINGS = ("expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile")
+_WIDENINGS = {"expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile"}
 
 
 def _by_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -226,7 +226,7 @@ def _narrow(mask: Any, shape: Any) -> fx.Node | None:
     while isinstance(mask, fx.Node) and mask.op == "call_function":
         name = short_name(mask.target).rstrip("_")
         source = mask.args[0] if mask.args else None
-        if not isinstance(source, fx.Node) or name not in (*_COPIES, "contiguous", *_WIDENINGS):
+        if not isinstance(source, fx.Node) or name not in _COPIES | _WIDENINGS:
             return None
         before, after = source.meta["val"], mask.meta["val"]
         if before.dtype != after.dtype or before.device != after.device or before.dim() != after.dim():
@@ -240,4 +240,4 @@ def _narrow(mask: Any, shape: Any) -> fx.Node | None:
 def _fits(before: Any, after: Any) -> bool:
     """Whether sizes broadcast, the last one from 1."""
     others = zip(before[:-1], after[:-1], strict=True)
-    return static(before[-1]) == 1 and all(static(b) == 1 or str(b) == str(a) for b, a in others)
+    return static(before[-1]) == 1 and all(static(b) == 1 or same_size(a, b) for b, a in others)

@@ -17,13 +17,13 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
+from ecospa_fx.passes.routing import PLAIN
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
 VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.unflatten.int")
-_PLAIN = ("contiguous", "clone", "alias", "to", "_to_copy", "detach")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def moved(user: fx.Node, axis: int) -> int | None:
         return None
     rank = len(user.args[0].meta["val"].shape)
     args = named_arguments(user, lambda n: n)
-    if name.split(".")[1:2] and name.split(".")[1] in _PLAIN and name.startswith("aten."):
+    if name.split(".")[1:2] and name.split(".")[1] in PLAIN and name.startswith("aten."):
         return axis
     if name == "aten.transpose.int":
         a, b = args["dim0"] % rank, args["dim1"] % rank
