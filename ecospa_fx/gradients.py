@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 import torch
 
 from ecospa_fx.errors import GradientError
+from ecospa_fx.suggestion import did_you_mean
 
 
 def checked_gradients(
@@ -60,8 +60,7 @@ def _misnamed(parameters: Mapping[str, torch.Tensor], gradients: Mapping[str, to
 
 def _suggestion(name: str, parameters: Mapping[str, torch.Tensor]) -> str:
     tails = [n for n in parameters if name.endswith(f".{n}")]
-    close = tails or difflib.get_close_matches(name, parameters, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(tails[0] if tails else name, parameters)
 
 
 def _misshapen(name: str, parameter: torch.Tensor, gradient: object) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from ecospa_fx.folds import assembly, flat
 from ecospa_fx.labels import Ids, LabelSpace, Partition, Reason, Value
 from ecospa_fx.routers import Router
-from ecospa_fx.rules.call import Call
+from ecospa_fx.rules.call import Call, values_of
 from ecospa_fx.stacks import Stack
 
 
@@ -103,7 +103,4 @@ class Analysis:
 
     def leaves(self) -> list[Value]:
         """Every distinct value, tuples taken apart."""
-        flat = [
-            v for value in self.values.values() for v in (value if isinstance(value, tuple) else (value,))
-        ]
-        return [v for v in flat if isinstance(v, Value)]
+        return [v for value in self.values.values() for v in values_of(value)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ecospa_fx.arrays import along
 from ecospa_fx.errors import PlanError
 from ecospa_fx.labels import Ids
 from ecospa_fx.stacks import Stack
@@ -53,7 +54,7 @@ class Removal:
         mask = torch.ones(shape, dtype=torch.bool)
         for axis in self.removed.get(name, {}):
             line, stack = self.kept(name, axis, self.length(name, axis, shape)), self.stack(name, axis)
-            line = stack.spread(line, shape) if stack else line.reshape([-1, *[1] * (len(shape) - axis - 1)])
+            line = stack.spread(line, shape) if stack else along(line, len(shape), axis)
             mask = mask & torch.from_numpy(line)
         return mask
 

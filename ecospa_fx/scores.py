@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -17,6 +16,7 @@ from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.labels import Ids
 from ecospa_fx.removal import Removal
 from ecospa_fx.slices import Slice, slices
+from ecospa_fx.suggestion import did_you_mean
 
 Need = Literal["gradients", "activations"]
 
@@ -140,9 +140,8 @@ def find_score(score: str | Score | ScoreFunction) -> Score:
     if not isinstance(score, str):
         return Score(getattr(score, "__name__", type(score).__name__), score)
     if score not in _REGISTRY:
-        close = difflib.get_close_matches(score, _REGISTRY, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ScoreError(f"unknown score {score!r}{hint} There are: {', '.join(sorted(_REGISTRY))}")
+        meant = did_you_mean(score, _REGISTRY) or ";"
+        raise ScoreError(f"unknown score {score!r}{meant} There are: {', '.join(sorted(_REGISTRY))}")
     return _REGISTRY[score]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,8 +41,8 @@ class Signature:
 
     inputs: Mapping[str, Any]
     program: Program
-    executable: Executable
     _coupled: tuple[CouplingGraph, Analysis] | None = None
+    executable: Executable = field(init=False)
 
     def run(self, leaves: list[Any]) -> Any:
         """The model's own output for flat inputs."""
@@ -199,10 +199,12 @@ class Signatures:
         coupled: tuple[CouplingGraph, Analysis] | None = None,
     ) -> Signature:
         """A signature that runs its dense program, or as much of it as is left."""
-        executable = self._executable(program.graph, program.constants)
-        signature = Signature(inputs, program, executable, coupled)
-        if removal.removed:
-            signature.executable = self.shrunk(signature, removal)
+        signature = Signature(inputs, program, coupled)
+        signature.executable = (
+            self.shrunk(signature, removal)
+            if removal.removed
+            else self._executable(program.graph, program.constants)
+        )
         return signature
 
     def _opened(self, named: Mapping[str, Any], removal: Removal) -> Signature:

@@ -33,22 +33,27 @@ _known: WeakKeyDictionary[Any, dict[Any, int | None]] = WeakKeyDictionary()
 
 def hint(size: int | torch.SymInt) -> int:
     """The size in the example that was captured; one number for every size that depends on data."""
-    fixed = static(size)
-    if fixed is not None:
-        return fixed
-    assert isinstance(size, torch.SymInt)
-    known = size.node.hint
-    return int(known) if known is not None else _UNBACKED
+    known = _example(size)
+    return _UNBACKED if known is None else known
 
 
 def supposed(size: int | torch.SymInt) -> int:
     """The size in the example; where it is computed from numbers that depend on data, as these give it."""
-    if static(size) is not None or not isinstance(size, torch.SymInt) or size.node.hint is not None:
+    known = _example(size)
+    if known is not None or not isinstance(size, torch.SymInt):
         return hint(size)
     expression, environment = size.node.expr, size.node.shape_env
     numbers = {s: sympy.Integer(_concluded(s, environment)) for s in expression.free_symbols}
     value = expression.xreplace(numbers)
     return int(value) if value.is_number else _UNBACKED
+
+
+def _example(size: int | torch.SymInt) -> int | None:
+    """The size in the example; None where it depends on data."""
+    fixed = static(size)
+    if fixed is not None or not isinstance(size, torch.SymInt):
+        return fixed
+    return None if size.node.hint is None else int(size.node.hint)
 
 
 def _concluded(symbol: Any, environment: Any) -> int:
@@ -59,6 +64,11 @@ def _concluded(symbol: Any, environment: Any) -> int:
     return _UNBACKED if found is None else int(found)
 
 
+def same_size(a: int | torch.SymInt, b: int | torch.SymInt) -> bool:
+    """Whether two sizes are written alike: to compare symbols themselves would add guards to the capture."""
+    return str(a) == str(b)
+
+
 def same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:
-    """Whether two shapes are written alike: to compare symbols themselves would add guards to the capture."""
-    return [str(n) for n in a] == [str(n) for n in b]
+    """Whether two shapes are written alike."""
+    return len(a) == len(b) and all(map(same_size, a, b))

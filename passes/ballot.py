@@ -10,12 +10,14 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments
-from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.routing import PLAIN, short_name
 from ecospa_fx.sizes import static
 
-COPIES = frozenset({"to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach"})
-VIEWS = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unsqueeze", "squeeze", "expand"})
-VIEWS |= frozenset({"view_as", "expand_as", "reshape_as"})
+_LIKE_VIEWS = frozenset({"view_as", "expand_as", "reshape_as"})
+LIKE = _LIKE_VIEWS | {"type_as"}
+"""Of the second tensor they read the kind alone."""
+COPIES = PLAIN | {"type_as"}
+VIEWS = _LIKE_VIEWS | {"view", "reshape", "_unsafe_view", "flatten", "unsqueeze", "squeeze", "expand"}
 
 
 @dataclass(frozen=True)

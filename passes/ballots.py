@@ -17,6 +17,7 @@ from torch import fx
 
 from ecospa_fx.passes.ballot import (
     COPIES,
+    LIKE,
     VIEWS,
     Ballot,
     Election,
@@ -37,8 +38,6 @@ from ecospa_fx.sizes import static
 PRODUCTS = frozenset({"linear", "mm", "matmul", "addmm", "bmm", "baddbmm", "einsum"})
 _PICKS = frozenset({"slice", "select", "index", "gather", "index_select", "repeat_interleave", "flip"})
 _TURNS = frozenset({"transpose", "permute", "mT", "t", "swapaxes"})
-_LIKE = frozenset({"type_as", "view_as", "expand_as", "reshape_as"})
-"""Of the second tensor they read the kind alone."""
 _SIZES = frozenset(
     {"sym_size", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty"}
 )
@@ -80,7 +79,7 @@ class Ballots:
             self.known[node] = found
 
     def _called(self, node: fx.Node, name: str) -> Ballot | None:
-        read = 1 if name in _LIKE else None
+        read = 1 if name in LIKE else None
         inputs = [n for n in node.all_input_nodes[:read] if n in self.known]
         if name in PRODUCTS:
             for n in inputs:

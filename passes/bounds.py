@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -14,6 +13,7 @@ from ecospa_fx.errors import CoupleError, EcoSpaError, PlanError
 from ecospa_fx.labels import Ids
 from ecospa_fx.ladder import Bounds, bundle_depths
 from ecospa_fx.plan import PlanSettings
+from ecospa_fx.suggestion import did_you_mean
 
 KINDS = (*DEFAULT_KINDS, "expert", "residual")
 
@@ -52,7 +52,8 @@ class Limits:
         for pattern, most in limits.items():
             found = [c for c in self.graph.couples if _fits(pattern, c)]
             if not found:
-                raise PlanError(f"limit {pattern!r} fits no couple{_suggestion(pattern, self.graph.couples)}")
+                names = [*(c.name for c in self.graph.couples), *KINDS]
+                raise PlanError(f"limit {pattern!r} fits no couple{did_you_mean(pattern, names)}")
             units = np.concatenate([c.units for c in found])
             np.minimum.at(limit, self.graph.bundle_of[self.graph.segment_of[units]], most)
         return limit
@@ -123,12 +124,6 @@ def _fits(pattern: str, couple: Couple) -> bool:
     escaped = pattern.replace("[", "[[]")
     names = [couple.name, couple.name.split("[")[0], *(w.parameter for w in couple.weights)]
     return any(fnmatchcase(n, escaped) for n in names)
-
-
-def _suggestion(pattern: str, couples: tuple[Couple, ...]) -> str:
-    names = [c.name for c in couples] + list(KINDS)
-    close = difflib.get_close_matches(pattern, names, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def out_of_reach(census: Census, floor: Ids, ratio: float | None, outside: int) -> EcoSpaError:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -250,6 +250,13 @@ def from_exported(
     turn(graph)
     unfuse(graph)
     turn(graph)
+    return _program(exported, owner, graph, constants)
+
+
+def _program(
+    exported: ExportedProgram, owner: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor]
+) -> Program:
+    """What the graph reads and how its inputs and outputs are structured, beside it."""
     read = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     known = owner.named_parameters(remove_duplicate=False)
     parameters = {n: tuple(p.shape) for n, p in known if n in read}

@@ -13,11 +13,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ecospa_fx.passes.propagate import named_arguments
-from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.routing import PLAIN, short_name
 from ecospa_fx.sizes import static
 
 aten = torch.ops.aten
-_PLAIN = ("contiguous", "clone", "alias", "to", "_to_copy", "detach", "dropout")
 
 
 def settle_width(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -83,7 +82,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     found, waiting = [], [node]
     while waiting:
         for user in waiting.pop().users:
-            if user.op == "call_function" and short_name(user.target) in _PLAIN:
+            if user.op == "call_function" and short_name(user.target) in PLAIN | {"dropout"}:
                 found.append(user)
                 waiting.append(user)
     return found

@@ -17,8 +17,24 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
         PlanError: this program ties entries together of which the removal takes only some.
     """
     partition = analysis.partition
-    dead = np.zeros(len(partition.component), bool)
-    torn: list[str] = []
+    dead, torn = _told(analysis, removal)
+    components = np.zeros(partition.num_components, bool)
+    components[partition.component[dead]] = True
+    components = partition.close(components)
+    torn += _torn(analysis, dead, components)
+    if torn or (components & (partition.pin >= 0)).any():
+        raise PlanError(
+            "this call of the model ties more entries together than the plan removes: "
+            f"{', '.join(dict.fromkeys(torn))[:300]}"
+        )
+    dead = np.asarray(components[partition.component])
+    _check_routers(analysis, dead)
+    return dead
+
+
+def _told(analysis: Analysis, removal: Removal) -> tuple[Ids, list[str]]:
+    """Labels whose parameter entries are removed, and the parameters that lose too few of one label."""
+    dead, torn = np.zeros(len(analysis.partition.component), bool), []
     for name, axes in analysis.labels.items():
         for axis, ids in enumerate(axes):
             if ids is not None and axis in removal.removed.get(name, {}):
@@ -29,24 +45,20 @@ def dead_labels(analysis: Analysis, removal: Removal) -> Ids:
                     torn += [name] * bool((gone != gone[:1]).any())
                     gone = gone[0]
                 dead[ids] = gone
-    components = np.zeros(partition.num_components, bool)
-    components[partition.component[dead]] = True
-    components = partition.close(components)
-    for name, axes in analysis.labels.items():
-        for ids in axes:
-            if ids is not None and (components[partition.component[ids]] != dead[ids]).any():
-                torn.append(name)
+    return dead, torn
+
+
+def _torn(analysis: Analysis, dead: Ids, components: Ids) -> list[str]:
+    """Parameters of which the dead components hold more than is removed, or a slot with something left."""
+    partition = analysis.partition
     experts = partition.chosen[partition.coarse]
-    hollow = components[partition.coarse] & ~components[partition.fine] & ~experts
-    torn += [n for n, axes in analysis.labels.items() if _holds(axes, partition, partition.coarse[hollow])]
-    if torn or (components & (partition.pin >= 0)).any():
-        raise PlanError(
-            "this call of the model ties more entries together than the plan removes: "
-            f"{', '.join(dict.fromkeys(torn))[:300]}"
-        )
-    dead = np.asarray(components[partition.component])
-    _check_routers(analysis, dead)
-    return dead
+    hollow = partition.coarse[components[partition.coarse] & ~components[partition.fine] & ~experts]
+    return [
+        name
+        for name, axes in analysis.labels.items()
+        if any(ids is not None and (components[partition.component[ids]] != dead[ids]).any() for ids in axes)
+        or _holds(axes, partition, hollow)
+    ]
 
 
 def _check_routers(analysis: Analysis, dead: Ids) -> None:

@@ -50,6 +50,7 @@ from ecospa_fx.passes.places import (
     with_axis,
 )
 from ecospa_fx.passes.propagate import named_arguments
+from ecospa_fx.passes.routing import PLAIN
 
 aten = torch.ops.aten
 
@@ -155,7 +156,6 @@ def _is_low(value: float, dtype: torch.dtype) -> bool:
 
 
 _LAYOUTS = ("view", "reshape", "permute", "squeeze", "flatten", "unflatten", "flip", "repeat", "movedim")
-_COPIES = ("to", "_to_copy", "clone", "contiguous", "alias", "detach", "lift_fresh", "lift_fresh_copy")
 _BY_NAME: dict[tuple[str, ...], Callable[[Step], Form]] = {
     ("arange",): counted,
     ("ones", "new_ones", "ones_like"): lambda step: constant(step, 1),
@@ -171,7 +171,7 @@ _BY_NAME: dict[tuple[str, ...], Callable[[Step], Form]] = {
     ("__and__", "bitwise_and", "logical_and"): _and,
     ("__or__", "bitwise_or", "logical_or"): _or,
     ("bitwise_not", "logical_not"): _inverted,
-    _COPIES: same,
+    (*PLAIN, "lift_fresh", "lift_fresh_copy"): same,
     _LAYOUTS: any_layout,
     ("unsqueeze",): with_axis,
     ("expand",): expanded,

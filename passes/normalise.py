@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from functools import partial
 from typing import Any
 
 import torch
@@ -164,7 +163,7 @@ def _inline(
     if state is not None:
         graph.call_function(torch.amp.autocast_mode._exit_autocast, (state,))
     elif settings and settings[0] is False:
-        return fx.map_arg(out, lambda n: inner[n] if _is_given(n) else _detached(graph, inner[n]))
+        return fx.map_arg(out, lambda n: inner[n] if _is_given(n) else _detached(inner[n]))
     return fx.map_arg(out, lambda n: inner[n])
 
 
@@ -182,10 +181,10 @@ def _is_given(node: fx.Node) -> bool:
     return node.op == "placeholder"
 
 
-def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    if not isinstance(node.meta.get("val"), torch.Tensor) or _is_given(node):
+def _detached(node: fx.Node) -> fx.Node:
+    if not isinstance(node.meta.get("val"), torch.Tensor):
         return node
-    detached = graph.call_function(torch.ops.aten.detach.default, (node,))
+    detached = node.graph.call_function(torch.ops.aten.detach.default, (node,))
     detached.meta = dict(node.meta)
     return detached
 
@@ -208,7 +207,7 @@ def _detach_regions(module: fx.GraphModule) -> None:
                 continue
             out = region.graph.output_node()
             with region.graph.inserting_before(out):
-                out.args = (fx.map_arg(out.args[0], partial(_detached, region.graph)),)
+                out.args = (fx.map_arg(out.args[0], lambda n: n if _is_given(n) else _detached(n)),)
             region.recompile()
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import fx
 
 from ecospa_fx import ops
-from ecospa_fx.passes.unview import MAYBE, PIECES, UnwritableError, tensor, unview
+from ecospa_fx.passes.normalise import writes
+from ecospa_fx.passes.unview import MAYBE, PIECES, UnwritableError, made_like, tensor, unview
 
 aten: Any = torch.ops.aten
 
@@ -124,13 +125,13 @@ class _Memory:
 
 def _writes(node: fx.Node) -> bool:
     """Whether an operator changes its first argument."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target is aten.detach_.default:
+    if not writes(node):
         return False
+    target: Any = node.target
     changed = [i for i, a in enumerate(target._schema.arguments) if a.alias_info and a.alias_info.is_write]
-    if changed not in ([], [0]) or (changed and torch.Tag.inplace_view in target.tags):
+    if changed != [0] or torch.Tag.inplace_view in target.tags:
         raise UnwritableError(f"{target} changes more than the values of its first argument")
-    return bool(changed)
+    return True
 
 
 def _may_write(node: fx.Node, root: fx.Node) -> bool:
@@ -165,23 +166,18 @@ def _again(view: fx.Node, base: fx.Node) -> fx.Node:
     made, place = view.args
     pieces = view.graph.node_copy(made)  # type: ignore[arg-type]
     pieces.args = (base, *pieces.args[1:])
-    new = view.graph.call_function(operator.getitem, (pieces, place))
-    new.meta = dict(view.meta)
-    return new
+    return made_like(view, operator.getitem, pieces, place)
 
 
 def _functional(node: fx.Node) -> fx.Node:
     """What an operator writes, as a value of the type of what it writes to."""
     target: Any = ops.overwrite if node.target is aten.copy_.default else _twin(node.target)
-    new = node.graph.call_function(target, node.args, node.kwargs)
-    new.meta = dict(node.meta)
+    new = made_like(node, target, *node.args, **node.kwargs)
     mine, kinds = tensor(node), [t.dtype for n in node.all_input_nodes if (t := tensor(n)) is not None]
     promoted = torch.Tag.pointwise in getattr(target, "tags", ()) and mine is not None
     if mine is None or not promoted or functools.reduce(torch.promote_types, kinds) == mine.dtype:
         return new
-    typed = node.graph.call_function(aten.to.dtype, (new, mine.dtype))
-    typed.meta = dict(node.meta)
-    return typed
+    return made_like(node, aten.to.dtype, new, mine.dtype)
 
 
 def _twin(target: Any) -> Any:

@@ -98,9 +98,10 @@ class Interpreter:
             self.labels[name] = self._labels(name, tensor.shape)
         arrays = []
         for axis, ids in enumerate(self.labels[name]):
-            if ids is not None:
-                spread = self.stacked[name].spread(ids, tensor.shape) if ids.ndim > 1 else None
-                arrays.append(LabelArray(along(ids, tensor.dim(), axis) if spread is None else spread))
+            if ids is not None and ids.ndim > 1:
+                arrays.append(LabelArray(self.stacked[name].spread(ids, tensor.shape)))
+            elif ids is not None:
+                arrays.append(LabelArray(along(ids, tensor.dim(), axis)))
         self.values[node] = replace(bare_value(tensor, Nature.WEIGHT), arrays=tuple(arrays))
 
     def _labels(self, name: str, shape: torch.Size) -> tuple[np.ndarray | None, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from ecospa_fx import ops
+from ecospa_fx.arrays import along
 from ecospa_fx.collecting import uncollected
 from ecospa_fx.errors import RewriteError
 from ecospa_fx.labels import Ids, Nature, Value
@@ -184,7 +185,7 @@ class _Rewriter:
         if at.size == at.shape[place]:
             axis = axes.index(place)
             key: tuple[Any, ...] = ("take", node, axis, at.tobytes())
-            flat = at.reshape([-1 if i == axis else 1 for i in range(len(axes))])
+            flat = along(at, len(axes), axis)
             taken = self._once(key, lambda: site.take(node, axis, flat))
         else:
             free = _free(site, join)
@@ -236,12 +237,11 @@ class _Rewriter:
         return wanted
 
     def _plain_pick(self, site: Site, pick: Pick) -> fx.Node:
-        rank = site.operand(pick.operand).rank
         if pick.drop:
             return site.emit(
                 torch.ops.aten.select.int, site.node(pick.operand), pick.axis, int(pick.source[0])
             )
-        at = pick.source.reshape([-1 if a == pick.axis else 1 for a in range(rank)])
+        at = along(pick.source, site.operand(pick.operand).rank, pick.axis)
         return site.take(site.node(pick.operand), pick.axis, at)
 
     def _constant(self, array: Ids) -> fx.Node:

@@ -26,6 +26,7 @@ _KNOWN = Tag.DOT | Tag.VALUE | Tag.NONLINEAR | Tag.CONV | Tag.HEAD | Tag.EXPERT
 _SOFTMAX = frozenset({"softmax", "_softmax", "_safe_softmax"})
 _VIEWS = frozenset({"view", "reshape", "_unsafe_view", "unflatten", "flatten", "squeeze", "unsqueeze"})
 _ENTRYWISE = frozenset({"add", "sub", "mul", "div", "masked_fill", "where", "tanh", "clamp", "neg"})
+_NONE: Ids = np.zeros(0, np.int64)
 _SAME = frozenset({"slice", "dropout", "expand", "contiguous", "clone", "to", "_to_copy"})
 
 Place = tuple[fx.Node, int]
@@ -47,19 +48,20 @@ class _Roles:
         self.scores: set[fx.Node] = set()
 
     def run(self) -> tuple[Ids, Ids]:
-        dots, summed = [np.zeros(0, np.int64)], [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-        values = [np.zeros(0, np.int64)]
+        dots, values, dotted, carried = ([_NONE] for _ in range(4))
         for node in self.analysis.program.graph.nodes:
             if short_name(node.target) in _SOFTMAX and node in self.analysis.calls:
                 dots += self._scored(node, self.analysis.calls[node].axis())
-            summed.append(self._dotted(node))
+            ended, beside = self._dotted(node)
+            dotted += ended
+            carried += beside
             values += self._carried(node) + self._pooled(node)
         found = self._nameless(dots)
         found = np.setdiff1d(found, self._summed_elsewhere()) if len(found) else found
-        by_hand = [np.concatenate(parts) for parts in zip(*summed, strict=True)]
+        by_hand = np.concatenate(dotted)
         # What is left of values after a projection onto themselves are values still.
-        dotted = by_hand[0][(self.tags[by_hand[0]] & int(Tag.VALUE)) == 0]
-        return np.union1d(found, dotted), np.union1d(self._nameless(values), by_hand[1])
+        by_hand = by_hand[(self.tags[by_hand] & int(Tag.VALUE)) == 0]
+        return np.union1d(found, by_hand), np.union1d(self._nameless(values), np.concatenate(carried))
 
     def _nameless(self, found: list[Ids]) -> Ids:
         components = np.unique(np.concatenate(found))
@@ -104,19 +106,18 @@ class _Roles:
         free = {a for axes in weights for a in axes if a < call.out.rank} - others
         return self._components(call.out, free) if mixed else []
 
-    def _dotted(self, node: fx.Node) -> tuple[Ids, Ids]:
+    def _dotted(self, node: fx.Node) -> tuple[list[Ids], list[Ids]]:
         """What a sum ends in a product of two activations that both have it, and what one has alone."""
-        none = np.zeros(0, np.int64)
         product = _summed_product(node)
         both = self._factors(product) if product is not None else []
         if len(both) < 2:
-            return none, none
+            return [], []
         axes = set(axes_of(self.analysis.calls[node]))
-        sets = [np.concatenate([none, *self._components(f, axes)]) for f in both]
+        sets = [np.concatenate([_NONE, *self._components(f, axes)]) for f in both]
         dots: Ids = np.intersect1d(sets[0], sets[1])
         alone = [{i for i, n in enumerate(g.shape) if n == 1} - axes for g in reversed(both)]
         carried = [c for f, free in zip(both, alone, strict=True) for c in self._components(f, free)]
-        return dots, np.concatenate([none, *carried]) if len(dots) else none
+        return ([dots], carried) if len(dots) else ([], [])
 
     def _factors(self, product: fx.Node) -> list[Value]:
         """The activations of full rank that a product multiplies."""
@@ -163,7 +164,7 @@ class _Roles:
 
     def _sum(self, call: Call, join: Join | None) -> Ids:
         """Components that a contraction sums over."""
-        found = [np.zeros(0, np.int64)]
+        found = [_NONE]
         for value, axes in self._operands(call, join):
             found += self._components(value, {i for i, a in enumerate(axes) if a >= call.out.rank})
         return np.unique(np.concatenate(found))
@@ -173,7 +174,7 @@ class _Roles:
 
     def _summed_elsewhere(self) -> Ids:
         """What products sum over that are no scores."""
-        found = [np.zeros(0, np.int64)]
+        found = [_NONE]
         for node, call in self.analysis.calls.items():
             join = _contraction(call)
             if join is not None and node not in self.scores:

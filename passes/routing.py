@@ -13,6 +13,8 @@ from torch import fx
 from ecospa_fx.labels import Ids, LabelArray, LabelSpace
 from ecospa_fx.rules.call import Call, Join, Pick, arrays_of, item
 
+PLAIN = frozenset({"contiguous", "clone", "alias", "to", "_to_copy", "detach"})
+"""Operators that give the values of the one tensor that they read, place by place."""
 _VIEWS = frozenset(
     {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "clone", "contiguous", "alias"}
 )

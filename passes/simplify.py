@@ -17,14 +17,14 @@ from torch import fx
 
 from ecospa_fx.passes.extents import settle_width
 from ecospa_fx.passes.propagate import named_arguments
-from ecospa_fx.passes.routing import short_name
+from ecospa_fx.passes.routing import PLAIN, short_name
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
 from ecospa_fx.passes.zeros import without_zeros
-from ecospa_fx.sizes import same_sizes, static, supposed
+from ecospa_fx.sizes import same_size, same_sizes, static, supposed
 
 aten = torch.ops.aten
-_COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "clone", "alias", "to", "_to_copy")
+_COPIES = PLAIN | {"lift_fresh", "lift_fresh_copy"}
 _MOST_RUNS, _ENDLESS = 8, (1 << 63) - 1
 
 
@@ -146,10 +146,12 @@ def _windows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """``unfold`` in place of strides by which neighbouring chunks overlap (Longformer)."""
     if node.target is not aten.as_strided.default or len(node.args) != 3:
         return None
-    line, axis, width = _chunked(graph, node)
-    if line is None or width is None:
+    source: Any = node.args[0]
+    axis, width, split = _chunked(source, node)
+    if width is None:
         return None
-    value, out = line.meta["val"], node.meta["val"]
+    value, out = source.meta["val"], node.meta["val"]
+    value = value.flatten(axis, axis + 1) if split else value
     sizes, had = [supposed(n) for n in value.shape], [supposed(n) for n in value.stride()]
     step = supposed(out.stride(axis)) // max(had[axis], 1)
     count = (sizes[axis] - width) // step + 1 if step else 0
@@ -157,13 +159,13 @@ def _windows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     if [supposed(n) for n in out.stride()] != [*had[:axis], step * had[axis], had[axis], *had[axis + 1 :]]:
         return None
+    line = emit(graph, node, aten.flatten.using_ints, source, axis, axis + 1) if split else source
     moved = emit(graph, node, aten.unfold.default, line, axis, width, step)
     return emit(graph, node, aten.movedim.int, moved, -1, axis + 1)
 
 
-def _chunked(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node | None, int, int | None]:
-    """The tensor along whose axis windows lie, that axis, and how wide they are."""
-    source: Any = node.args[0]
+def _chunked(source: fx.Node, node: fx.Node) -> tuple[int, int | None, bool]:
+    """The axis along which windows lie, how wide they are, and whether the next axis is a part of it."""
     before, after = source.meta["val"], node.meta["val"]
     had, got = (
         [(supposed(n), supposed(s)) for n, s in zip(v.shape, v.stride(), strict=True)]
@@ -171,11 +173,10 @@ def _chunked(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node | None, int, int |
     )
     axis = next((a for a, (x, y) in enumerate(zip(had, got, strict=False)) if x != y), len(had))
     if len(got) == len(had) + 1:
-        return (source, axis, static(after.shape[axis + 1])) if axis < len(had) else (None, 0, None)
+        return axis, static(after.shape[axis + 1]) if axis < len(had) else None, False
     if len(got) != len(had) or axis + 1 >= len(had) or had[axis][1] != had[axis + 1][0] * had[axis + 1][1]:
-        return None, 0, None
-    line = emit(graph, node, aten.flatten.using_ints, source, axis, axis + 1)
-    return line, axis, _written(source, axis + 1)
+        return axis, None, False
+    return axis, _written(source, axis + 1), True
 
 
 def _written(node: fx.Node, axis: int) -> int | None:
@@ -206,7 +207,7 @@ def _pairwise(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return current  # type: ignore[no-any-return]
 
 
-_WIDENINGS = ("expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile")
+_WIDENINGS = {"expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile"}
 
 
 def _by_rows(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -225,7 +226,7 @@ def _narrow(mask: Any, shape: Any) -> fx.Node | None:
     while isinstance(mask, fx.Node) and mask.op == "call_function":
         name = short_name(mask.target).rstrip("_")
         source = mask.args[0] if mask.args else None
-        if not isinstance(source, fx.Node) or name not in (*_COPIES, "contiguous", *_WIDENINGS):
+        if not isinstance(source, fx.Node) or name not in _COPIES | _WIDENINGS:
             return None
         before, after = source.meta["val"], mask.meta["val"]
         if before.dtype != after.dtype or before.device != after.device or before.dim() != after.dim():
@@ -239,4 +240,4 @@ def _narrow(mask: Any, shape: Any) -> fx.Node | None:
 def _fits(before: Any, after: Any) -> bool:
     """Whether sizes broadcast, the last one from 1."""
     others = zip(before[:-1], after[:-1], strict=True)
-    return static(before[-1]) == 1 and all(static(b) == 1 or str(b) == str(a) for b, a in others)
+    return static(before[-1]) == 1 and all(static(b) == 1 or same_size(a, b) for b, a in others)

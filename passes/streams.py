@@ -52,22 +52,14 @@ class _Walk:
         here: Streams = {}
         gone = 0
         for source in inputs:
+            stay = self._stay(node, source) & carried.keys()
             gone |= self.left[source]
-            summed = self._summed(node, source)
             for component, streams in self.inside[source].items():
-                if component not in carried or component in summed or not self._computed(source):
+                if component not in stay:
                     # A range leaves out what lies beside it.
                     gone |= 0 if short_name(node.target) in _RANGES else streams
                     continue
-                if (
-                    short_name(node.target) not in _PRODUCTS
-                    and any(
-                        self._returns(component, source, other) or self._returns(component, other, source)
-                        for other in inputs
-                        if other is not source and component in self.inside[other]
-                    )
-                    and not self._mixed_by_head(node, component)
-                ):
+                if self._joins(node, component, source, inputs):
                     self.found.append(np.unique(carried[component]))
                 here[component] = here.get(component, 0) | streams
         for component in carried:
@@ -77,6 +69,20 @@ class _Walk:
         for streams in here.values():
             on_board |= streams
         self.inside[node], self.left[node] = here, gone & ~on_board  # a norm leaves and joins in one breath
+
+    def _stay(self, node: fx.Node, source: fx.Node) -> set[int]:
+        """Components of ``source`` that ``node`` may pass on."""
+        return self.inside[source].keys() - self._summed(node, source) if self._computed(source) else set()
+
+    def _joins(self, node: fx.Node, component: int, source: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether ``source`` and another input are a branch and its trunk, which ``node`` adds up."""
+        if short_name(node.target) in _PRODUCTS:
+            return False
+        others = (n for n in inputs if n is not source and component in self.inside[n])
+        found = any(
+            self._returns(component, source, n) or self._returns(component, n, source) for n in others
+        )
+        return found and not self._mixed_by_head(node, component)
 
     def _born(self, node: fx.Node) -> int:
         """A stream of its own for what is computed from inputs; parameters alone make none."""

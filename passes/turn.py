@@ -7,7 +7,6 @@ fused projection has beside them, ``[D, 3, H]``, comes in front with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
 from ecospa_fx.passes.sweep import sweep
-from ecospa_fx.passes.unfuse import VIEWS, emit, moved, sizes_of, source_of, symbols, views
+from ecospa_fx.passes.unfuse import VIEWS, emit, moved, sizes_of, source_of, split_axes, symbols, views
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import static
 
@@ -35,25 +34,14 @@ def turn(graph: fx.Graph) -> bool:
     """
     changed = False
     for node in views(graph):
-        axes = next((a for a in _split(node) if _ends_turned(node, a)), None)
+        splits = split_axes(node) if len(sizes_of(source_of(node))) > 1 else ()
+        axes = next((a for a in splits if _ends_turned(node, a)), None)
         if axes is not None:
             _turn(graph, node, axes[0], axes[-1])
             changed = True
     if changed:
         sweep(graph)
     return changed
-
-
-def _split(node: fx.Node) -> Iterator[list[int]]:
-    """The axes that a view splits off one static axis."""
-    before, after = sizes_of(source_of(node)), sizes_of(node)
-    if 0 in before or len(before) < 2:
-        return
-    for ins, outs in groups(before, after):
-        fixed = all(static(node.meta["val"].shape[a]) is not None for a in outs)
-        wide = [a for a in outs if after[a] > 1]
-        if fixed and len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1:
-            yield wide
 
 
 def _ends_turned(node: fx.Node, axes: list[int]) -> bool:

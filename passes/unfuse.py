@@ -17,13 +17,13 @@ import torch
 from torch import fx
 
 from ecospa_fx.passes.propagate import named_arguments, target_name
+from ecospa_fx.passes.routing import PLAIN
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.rules.views import groups
 from ecospa_fx.sizes import hint, static
 
 aten = torch.ops.aten
 VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.unflatten.int")
-_PLAIN = ("contiguous", "clone", "alias", "to", "_to_copy", "detach")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ def source_of(node: fx.Node) -> fx.Node:
 
 def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
     """Output axes that a view splits off a static axis, and whether none comes after them."""
+    for wide in split_axes(node):
+        yield from ((axis, axis == wide[-1]) for axis in wide)
+
+
+def split_axes(node: fx.Node) -> Iterator[list[int]]:
+    """The axes that a view splits off one static axis, those of size 1 left out; for each such axis."""
     before, after = sizes_of(source_of(node)), sizes_of(node)
     if 0 in before:
         return
@@ -84,7 +90,7 @@ def _candidates(node: fx.Node) -> Iterator[tuple[int, bool]]:
         wide = [a for a in outs if after[a] > 1]
         fixed = all(static(node.meta["val"].shape[a]) is not None for a in outs)
         if len([a for a in ins if before[a] > 1]) == 1 and len(wide) > 1 and fixed:
-            yield from ((axis, axis == wide[-1]) for axis in wide)
+            yield wide
 
 
 def _dispatched(node: fx.Node, axis: int, last: bool) -> list[_Part]:
@@ -111,7 +117,7 @@ def moved(user: fx.Node, axis: int) -> int | None:
         return None
     rank = len(user.args[0].meta["val"].shape)
     args = named_arguments(user, lambda n: n)
-    if name.split(".")[1:2] and name.split(".")[1] in _PLAIN and name.startswith("aten."):
+    if name.split(".")[1:2] and name.split(".")[1] in PLAIN and name.startswith("aten."):
         return axis
     if name == "aten.transpose.int":
         a, b = args["dim0"] % rank, args["dim1"] % rank

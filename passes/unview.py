@@ -44,7 +44,7 @@ def unview(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     if view.target is operator.getitem:
         return _piece(view, base, new)
     if view.target in _SCATTERS:
-        return _emit(base, _SCATTERS[view.target], base, new, *view.args[1:], **view.kwargs)
+        return made_like(base, _SCATTERS[view.target], base, new, *view.args[1:], **view.kwargs)
     if view.target in _WAYS:
         return _WAYS[view.target](view, base, new)
     raise UnwritableError(f"{view.target} has no way back")
@@ -56,8 +56,8 @@ def tensor(node: Any) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
-def _emit(like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """A node whose value is such as that of ``like``."""
+def made_like(like: fx.Node, target: Any, /, *args: Any, **kwargs: Any) -> fx.Node:
+    """A new node whose value is such as that of ``like``."""
     node = like.graph.call_function(target, args, kwargs)
     node.meta = dict(like.meta)
     return node
@@ -72,36 +72,36 @@ def _itself(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
 
 
 def _swapped(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
-    return _emit(base, view.target, new, *view.args[1:])
+    return made_like(base, view.target, new, *view.args[1:])
 
 
 def _permuted(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     order: Any = view.args[1]
     rank = len(order)
-    return _emit(base, view.target, new, sorted(range(rank), key=lambda i: order[i] % rank))
+    return made_like(base, view.target, new, sorted(range(rank), key=lambda i: order[i] % rank))
 
 
 def _squeezed(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
-    return _emit(base, aten.squeeze.dim, new, view.args[1])
+    return made_like(base, aten.squeeze.dim, new, view.args[1])
 
 
 def _unsqueezed(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     found = tensor(base)
     assert found is not None
     same = static(found.shape[view.args[1]]) != 1  # type: ignore[index]
-    return new if same else _emit(base, aten.unsqueeze.default, new, view.args[1])
+    return new if same else made_like(base, aten.unsqueeze.default, new, view.args[1])
 
 
 def _detached(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     """What others read of the memory has the new values, and learns nothing."""
-    return _emit(base, aten.detach.default, new)
+    return made_like(base, aten.detach.default, new)
 
 
 def _reshaped(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     found = tensor(base)
     assert found is not None
     sizes = [_size(base, axis, size) for axis, size in enumerate(found.shape)]
-    return _emit(base, aten.reshape.default, new, sizes)
+    return made_like(base, aten.reshape.default, new, sizes)
 
 
 def _size(base: fx.Node, axis: int, size: Any) -> Any:
@@ -119,13 +119,13 @@ def _piece(view: fx.Node, base: fx.Node, new: fx.Node) -> fx.Node:
     assert isinstance(made, fx.Node)
     if made.target is aten.unbind.int:
         axis = made.args[1] if len(made.args) > 1 else 0
-        return _emit(base, aten.select_scatter.default, base, new, axis, place)
+        return made_like(base, aten.select_scatter.default, base, new, axis, place)
     axis = made.args[2] if len(made.args) > 2 else made.kwargs.get("dim", 0)
     lengths = [static(piece.shape[axis]) for piece in made.meta["val"][: place + 1]]  # type: ignore[operator]
     if None in lengths:
         raise UnwritableError("a piece begins where data say")
     end = sum(n for n in lengths if n is not None)
-    return _emit(base, aten.slice_scatter.default, base, new, axis, end - (lengths[-1] or 0), end)
+    return made_like(base, aten.slice_scatter.default, base, new, axis, end - (lengths[-1] or 0), end)
 
 
 _SCATTERS = {

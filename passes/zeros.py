@@ -17,7 +17,7 @@ from ecospa_fx.passes.propagate import named_arguments
 from ecospa_fx.passes.routing import short_name
 from ecospa_fx.passes.sweep import sweep
 from ecospa_fx.passes.unfuse import emit
-from ecospa_fx.sizes import same_sizes, static
+from ecospa_fx.sizes import same_size, static
 
 aten = torch.ops.aten
 ZEROS = frozenset({"zeros", "new_zeros", "zeros_like"})
@@ -138,9 +138,8 @@ def _like(term: Any, node: fx.Node) -> bool:
     had, got = term.meta["val"], node.meta["val"]
     if had.dtype != got.dtype or len(had.shape) != len(got.shape):
         return False
-    return all(
-        static(a) not in (None, 1) or same_sizes([a], [b]) for a, b in zip(had.shape, got.shape, strict=True)
-    )
+    pairs = zip(had.shape, got.shape, strict=True)
+    return all(static(a) not in (None, 1) or same_size(a, b) for a, b in pairs)
 
 
 def _made(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ecospa_fx.labels import LabelArray, Nature, Value
-from ecospa_fx.rules.call import Arrays, Call, unzeroed
+from ecospa_fx.rules.call import Arrays, Call, arrays_of, unzeroed
 from ecospa_fx.rules.meet import both, broadcast, contract, either, meet, operand, reduce_arrays
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
@@ -160,10 +160,7 @@ def einsum(call: Call) -> Arrays:
     terms = equation.split("->")[0].split(",")
     repeated = any(len(set(t.replace(".", ""))) != len(t.replace(".", "")) for t in terms)
     if repeated or len(operands) > 2:
-        call.pin(
-            (a for v in operands for a in v.arrays), "einsum over a diagonal or over more than two operands"
-        )
-        return ()
+        return call.refuse("einsum over a diagonal or over more than two operands")
     if len(operands) == 1:
         unit = Value((), (), (), operands[0].nature)
         left, right = equation.split("->")
@@ -176,8 +173,7 @@ def embedding_bag(call: Call) -> list[Arrays]:
     """Rows of a table, reduced bag by bag; where the largest lie is told for each feature."""
     weight, others = call.value("weight"), ("indices", "offsets", "per_sample_weights")
     call.pin(weight.on(0), "rows of an embedding are looked up by number")
-    given = (v for n in others if isinstance(v := call.get(n), Value))
-    call.pin((a for v in given for a in v.arrays), "used as indices")
+    call.pin(arrays_of([call.get(n) for n in others]), "used as indices")
     arrays = tuple(a for a in weight.arrays if 0 not in a.axes)
     places = unzeroed(arrays)
     return [arrays, *(places if o.rank == 2 and o.shape == call.out.shape else () for o in call.outputs[1:])]

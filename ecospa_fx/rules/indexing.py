@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ecospa_fx.labels import LabelArray, Nature, Value
-from ecospa_fx.rules.call import Arrays, Call
+from ecospa_fx.rules.call import Arrays, Call, arrays_of
 from ecospa_fx.rules.meet import ZeroRule, both, first, meet
 from ecospa_fx.rules.registry import rule
 from ecospa_fx.rules.windows import spared
@@ -58,10 +58,6 @@ def _region(call: Call, rank: int | None) -> _Region | None:
     return _Region(tuple(axes), start if together else 0, width, rest)
 
 
-def _indices(call: Call) -> Iterable[LabelArray]:
-    return (a for v in call.args["indices"] if isinstance(v, Value) for a in v.arrays)
-
-
 @rule("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(call: Call) -> Arrays:
     """``x[i, :, j]``: the axes without an index pass."""
@@ -69,7 +65,7 @@ def index(call: Call) -> Arrays:
     region = _region(call, call.out.rank)
     if region is None:
         return call.refuse(_BY_NUMBER)
-    call.pin(_indices(call), "used as indices")
+    call.pin(arrays_of(call.args["indices"]), "used as indices")
     if region.indexed == (0,):
         x = call.routed(x, "indices")
 
@@ -95,7 +91,7 @@ def index_put(call: Call) -> Arrays:
     region = None if any(_may_be_mask(call, v) for v in call.args["indices"]) else _region(call, None)
     if region is None or values.rank > x.rank - len(region.indexed) + region.width:
         return call.refuse(_BY_NUMBER)
-    call.pin(_indices(call), "used as indices")
+    call.pin(arrays_of(call.args["indices"]), "used as indices")
     places = region.axes[len(region.axes) - values.rank :]
     extra = iter(range(x.rank, x.rank + region.width))
     written = tuple(next(extra) if a is None else a for a in places)

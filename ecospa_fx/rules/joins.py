@@ -65,11 +65,11 @@ def joined(call: Call, pieces: Sequence[Value], axis: int) -> Arrays:
 def _finest(call: Call, arrays: Arrays) -> Arrays:
     """Of arrays on one axis, that over most axes speaks for those inside it; else all of them."""
     found = max(arrays, key=lambda a: len(a.axes), default=None)
-    if found is None or any(not a.axes < found.axes for a in arrays if a is not found):
-        return tuple(arrays)
-    for coarse in arrays:
-        if coarse is not found:
-            call.space.imply(coarse.ids, found.ids)
+    coarse = [a for a in arrays if a is not found]
+    if found is None or any(not a.axes < found.axes for a in coarse):
+        return arrays
+    for array in coarse:
+        call.space.imply(array.ids, found.ids)
     return (found,)
 
 

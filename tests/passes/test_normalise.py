@@ -8,28 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, export
 
 import ecospa_fx
 from ecospa_fx import ops
 from ecospa_fx.passes.normalise import is_drawn, normalise, writes, writes_through_views
 from ecospa_fx.passes.propagate import target_name
+from tests.models.traced import exported, graph_of
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-
-
-class Plain(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
-
-def exported(function: Callable[[Tensor], Any]) -> fx.GraphModule:
-    program = export(Plain(function), (X,), dynamic_shapes={"x": {0: Dim.AUTO}})
-    return program.module(check_guards=False)
 
 
 def names(graph: fx.Graph) -> str:
@@ -90,7 +76,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 @pytest.mark.parametrize(("function", "after"), CASES.values(), ids=CASES)
 def test_operators(function: Callable[[Tensor], Any], after: str) -> None:
-    module = exported(function)
+    module = exported(function, X)
     before = str(module.graph)
     graph = normalise(module)
     graph.lint()
@@ -101,7 +87,7 @@ def test_operators(function: Callable[[Tensor], Any], after: str) -> None:
 
 @pytest.mark.parametrize("function", [f for f, _ in CASES.values()], ids=CASES)
 def test_values_and_gradients_stay(function: Callable[[Tensor], Any]) -> None:
-    run = fx.GraphModule(nn.Module(), normalise(exported(function)))
+    run = fx.GraphModule(nn.Module(), graph_of(function, X))
     results = []
     for call in (lambda x: run(x)[0], function):
         x = X.clone().requires_grad_()
@@ -111,8 +97,13 @@ def test_values_and_gradients_stay(function: Callable[[Tensor], Any]) -> None:
         assert torch.equal(found, expected)
 
 
+class Viewed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(-1, 2, 3).sin()
+
+
 def test_metadata_and_dynamic_sizes_stay() -> None:
-    graph = normalise(exported(lambda x: x.view(-1, 2, 3).sin()))
+    graph = graph_of(Viewed(), X)
     sin = next(n for n in graph.nodes if "sin" in str(n.target))
     assert "test_normalise.py" in sin.meta["stack_trace"]
     assert isinstance(sin.meta["val"].shape[0], torch.SymInt)
@@ -121,7 +112,7 @@ def test_metadata_and_dynamic_sizes_stay() -> None:
 
 def test_strides_may_change() -> None:
     """A view of what became smaller may no longer be one: it is a reshape from here on."""
-    run = fx.GraphModule(nn.Module(), normalise(exported(lambda x: x.view(-1, 3))))
+    run = fx.GraphModule(nn.Module(), graph_of(lambda x: x.view(-1, 3), X))
     assert torch.equal(run(X.T.contiguous().T)[0], X.reshape(-1, 3))
 
 
@@ -156,6 +147,13 @@ def test_what_is_read_twice_is_shared() -> None:
     assert writes_through_views(node.graph)
 
 
+def assert_same_gradients(model: nn.Module) -> None:
+    x = X.double()
+    compiled = ecospa_fx.compile(model, args=(x,))
+    found, expected = (torch.autograd.grad(m(x).square().sum(), [*m.parameters()]) for m in (compiled, model))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 class Apart(nn.Module):
     """A part of it does not learn, and something is written in place."""
 
@@ -185,12 +183,7 @@ def into_the_part(x: Tensor, y: Tensor, part: Tensor) -> Tensor:
 def test_parts_without_gradients_stay_so_beside_writes(
     rest: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> None:
-    model = Apart(rest).double()
-    compiled = ecospa_fx.compile(model, args=(X.double(),))
-    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
-    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(Apart(rest).double())
 
 
 class Peeked(nn.Module):
@@ -212,12 +205,7 @@ class Peeked(nn.Module):
 
 @pytest.mark.parametrize("write", [False, True])
 def test_a_cast_that_changes_nothing_detaches_nothing(write: bool) -> None:
-    model = Peeked(write).double()
-    compiled = ecospa_fx.compile(model, args=(X.double(),))
-    found = torch.autograd.grad(compiled(X.double()).square().sum(), list(compiled.parameters()))
-    expected = torch.autograd.grad(model(X.double()).square().sum(), list(model.parameters()))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(Peeked(write).double())
 
 
 @pytest.mark.parametrize(("on", "draws"), [(False, False), (True, True)])

@@ -8,30 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, export
 
 from ecospa_fx.passes.normalise import normalise
 from ecospa_fx.passes.persist import persist
 from ecospa_fx.passes.unview import UnwritableError
 from ecospa_fx.sizes import static
+from tests.models.traced import exported, graph_of
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-class Plain(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-        self.register_buffer("memory", torch.zeros(6, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x) if self.function is not into_a_buffer else into_a_buffer(x, self.memory)
-
-
-def flat(function: Callable[..., Any]) -> tuple[nn.Module, fx.Graph]:
-    program = export(Plain(function), (X.clone(),), dynamic_shapes={"x": {0: Dim.AUTO}})
-    module = program.module(check_guards=False)
-    return module, normalise(module)
 
 
 def a_part(x: Tensor) -> Any:
@@ -114,7 +98,8 @@ FOLLOWED = [a_part, an_older_name, through_the_view, a_reshape_that_copies, row_
 
 @pytest.mark.parametrize("function", FOLLOWED)
 def test_what_is_written_is_read(function: Callable[[Tensor], Any]) -> None:
-    module, graph = flat(function)
+    module = exported(function, X)
+    graph = normalise(module)
     persist(graph)
     graph.eliminate_dead_code()
     graph.lint()
@@ -135,7 +120,7 @@ def _values_and_gradient(run: Callable[[Tensor], Any], x: Tensor) -> list[Tensor
 
 
 def test_sizes_stay_free() -> None:
-    _, graph = flat(row_by_row)
+    graph = graph_of(row_by_row, X)
     persist(graph)
     sizes = [static(n.meta["val"].shape[0]) for n in graph.nodes if "scatter" in str(n.target)]
     assert sizes == [None] * 5
@@ -147,7 +132,7 @@ def test_numbers_of_places_promote_nothing() -> None:
         y[:, :4].scatter_(1, x[:, :2].argsort(1), 1.0)
         return y * x
 
-    _, graph = flat(marked)
+    graph = graph_of(marked, X)
     persist(graph)
     assert not [n for n in graph.nodes if n.target is torch.ops.aten.to.dtype]
 
@@ -157,9 +142,14 @@ def into_an_input(x: Tensor) -> Tensor:
     return x
 
 
-def into_a_buffer(x: Tensor, memory: Tensor) -> Tensor:
-    memory[:3].add_(x[0, :3])
-    return x * memory
+class IntoABuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(6, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory[:3].add_(x[0, :3])
+        return x * self.memory
 
 
 def under_no_grad(x: Tensor) -> Tensor:
@@ -179,11 +169,11 @@ def through_a_diagonal_of_types(x: Tensor) -> Tensor:
     ("function", "why"),
     [
         (into_an_input, "the graph has not made"),
-        (into_a_buffer, "the graph has not made"),
+        (IntoABuffer(), "the graph has not made"),
         (under_no_grad, "the graph has not made"),
         (through_a_diagonal_of_types, "no way back"),
     ],
 )
 def test_what_cannot_be_followed_is_told(function: Callable[..., Tensor], why: str) -> None:
     with pytest.raises(UnwritableError, match=why):
-        persist(flat(function)[1])
+        persist(graph_of(function, X))

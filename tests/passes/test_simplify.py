@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ecospa_fx
+from ecospa_fx.passes.simplify import simplify
 from ecospa_fx.testing import assert_equals_masked, random_removal
+from tests.models.traced import graph_of
 
 
 class Picked(nn.Module):
@@ -115,6 +117,13 @@ def test_overlapping_chunks_are_windows(kind: type[nn.Module]) -> None:
     assert torch.allclose(compiled(x), model(x), atol=1e-5)
     assert {c.kind: c.num_units for c in compiled.couplings} == {"qk": 8, "vo": 8}
     assert_equals_masked(compiled, torch.randn(3, 20, 8))
+
+
+def test_other_strides_stay_and_leave_nothing_behind() -> None:
+    graph = graph_of(lambda x: x.as_strided((2, 2, 4), (32, 16, 2)), torch.randn(2, 4, 8), ())
+    before = str(graph)
+    assert not simplify(graph, {})
+    assert str(graph) == before
 
 
 class Factors(nn.Module):

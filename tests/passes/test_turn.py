@@ -15,7 +15,8 @@ from ecospa_fx.testing import random_removal
 from tests.models.blocks import found_units
 from tests.models.masked import MaskedModel, assert_same
 from tests.models.tiny import Tiny
-from tests.passes.test_unfuse import X, graph_of
+from tests.models.traced import graph_of
+from tests.passes.test_unfuse import X
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -63,7 +64,7 @@ CASES: dict[str, tuple[Function, bool]] = {
 
 @pytest.mark.parametrize(("function", "turns"), CASES.values(), ids=CASES)
 def test_what_is_turned(function: Function, turns: bool) -> None:
-    graph = graph_of(function)
+    graph = graph_of(function, X, (0, 1))
     before = str(graph)
     assert turn(graph) is turns
     assert (str(graph) != before) is turns

@@ -7,29 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, export
 
-from ecospa_fx.passes.normalise import normalise
 from ecospa_fx.passes.propagate import target_name
 from ecospa_fx.passes.unfuse import unfuse
+from tests.models.traced import graph_of
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 X = torch.randn(5, 7, 24, generator=torch.Generator().manual_seed(0))
-AUTO = Dim.AUTO
-
-
-class Plain(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.function(x)
-
-
-def graph_of(function: Function) -> fx.Graph:
-    program = export(Plain(function), (X,), dynamic_shapes={"x": {0: AUTO, 1: AUTO}})
-    return normalise(program.module(check_guards=False))
 
 
 def whole(x: Tensor) -> tuple[Tensor, ...]:
@@ -65,7 +49,7 @@ CASES: dict[str, tuple[Function, bool]] = {
 
 @pytest.mark.parametrize(("function", "moves"), CASES.values(), ids=CASES)
 def test_selections(function: Function, moves: bool) -> None:
-    graph = graph_of(function)
+    graph = graph_of(function, X, (0, 1))
     before = str(graph)
     assert unfuse(graph) is moves
     assert (str(graph) != before) is moves
@@ -77,7 +61,7 @@ def test_selections(function: Function, moves: bool) -> None:
 
 
 def test_what_is_taken_is_taken_of_the_flat_axis() -> None:
-    graph = graph_of(CASES["behind a permutation"][0])
+    graph = graph_of(CASES["behind a permutation"][0], X, (0, 1))
     unfuse(graph)
     slices = [n for n in graph.nodes if target_name(n) == "aten.slice.Tensor"]
     assert [n.args[1:] for n in slices] == [(2, 0, 8), (2, 8, 16), (2, 16, 24)]
