@@ -105,7 +105,7 @@ def gradients(
     compiled: ecospa_fx.CompiledModel, batches: Sequence[Batch], loss: Loss
 ) -> tuple[GradientStatistics, GradientStatistics]:
     """One sample of Eq. 6 for each batch, and one sample for all of them."""
-    each, whole = ecospa_fx.FisherAccumulator(compiled), ecospa_fx.FisherAccumulator(compiled)
+    each, whole = ecospa_fx.FisherAccumulator(compiled), ecospa_fx.FisherAccumulator(compiled, elements=True)
     total: dict[str, torch.Tensor] = {}
     for batch in batches:
         compiled.zero_grad()

@@ -43,13 +43,15 @@ class FisherAccumulator:
 
     Args:
         compiled: the compiled model.
-        units: also keep what unit scores from gradients need, three numbers for each unit.
+        units: also keep what the unit scores ``taylor`` and ``fisher`` need, two numbers for each unit.
         kinds: couples of other kinds are left out, and what only they hold needs no gradient.
+        elements: also keep what the score ``llm_pruner`` needs, one more number for each; doubles the time.
     """
 
     compiled: Sparsifiable
     units: bool = True
     kinds: tuple[str, ...] = DEFAULT_KINDS
+    elements: bool = False
     _sums: FisherSums | None = field(default=None, init=False, repr=False)
     _removal: Removal | None = field(default=None, init=False, repr=False)
 
@@ -74,7 +76,8 @@ class FisherAccumulator:
         """The sums for the model as it is now."""
         graph, removal = self.compiled.couplings, self.compiled.removal
         if self._sums is None or removal is not self._removal:
-            self._sums, self._removal = FisherSums(graph, removal, self.units, self.kinds), removal
+            self._sums = FisherSums(graph, removal, self.units, self.kinds, self.elements)
+            self._removal = removal
         return self._sums
 
     def reduce(self, group: dist.ProcessGroup | None = None) -> None:

@@ -40,7 +40,8 @@ class GradientStatistics:
         taylor: for each unit the mean over samples of ``|w · g|``, averaged over the unit's weights;
             shape ``[components]``, None unless it was asked for.
         fisher: for each unit the mean over samples of ``Σ (w g)²`` over its entries; same shape.
-        elements: for each unit the mean over samples of ``Σ |w g|`` over its entries; same shape.
+        elements: for each unit the mean over samples of ``Σ |w g|`` over its entries; same shape, None unless
+            it was asked for.
     """
 
     samples: int
@@ -50,7 +51,7 @@ class GradientStatistics:
     elements: Ids | None = None
 
 
-_SUMS = ("_importance", "_taylor", "_fisher", "_elements")
+_SUMS = ("_importance", "_taylor", "_fisher")
 
 
 class FisherSums:
@@ -61,11 +62,14 @@ class FisherSums:
         removal: what is gone; gradients have the shapes that are left.
         units: also keep what first-order unit scores need.
         kinds: couples of other kinds are left out.
+        elements: also keep ``Σ |w g|`` of each unit, which doubles the time of reading.
     """
 
     def __init__(self, graph: CouplingGraph, removal: Removal, units: bool = True,
-                 kinds: Sequence[str] = DEFAULT_KINDS) -> None:  # fmt: skip
+                 kinds: Sequence[str] = DEFAULT_KINDS, elements: bool = False) -> None:  # fmt: skip
         self.graph = graph
+        self.elements = elements
+        self._names = (*_SUMS, "_elements") if elements else _SUMS
         self.kinds = tuple(kinds)
         self.held = slices(graph, removal, kinds)
         self.units = units
@@ -92,7 +96,7 @@ class FisherSums:
             GradientError: a gradient holds NaN or infinite entries; nothing was added.
         """
         found = [
-            _reduce(piece, gradients[piece.parameter], parameters[piece.parameter] if self.units else None)
+            self._reduced(piece, gradients[piece.parameter], parameters[piece.parameter])
             for piece in self.held
             if piece.parameter in gradients
         ]
@@ -101,6 +105,14 @@ class FisherSums:
         for f in found:
             self._add_units(f, scale)
         self.samples += 1
+
+    def _reduced(self, piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor) -> _Reduced:
+        square = piece.squares(gradient.detach())
+        if not self.units:
+            return _Reduced(piece, square)
+        product = parameter.detach() * gradient.detach()
+        sizes = piece.norms(product, 1) if self.elements else None
+        return _Reduced(piece, square, piece.sums(product), piece.squares(product), sizes)
 
     def _mean_squares(self, found: Sequence[_Reduced]) -> Ids:
         """Eq. 6 for one sample."""
@@ -115,29 +127,30 @@ class FisherSums:
         return np.where(members > 0, total / np.maximum(members, 1), np.nan)
 
     def _add_units(self, f: _Reduced, scale: float) -> None:
-        if f.dot is None or f.work is None or f.absolute is None:
+        if f.dot is None or f.work is None:
             return
         size = len(self._taylor)
         self._fisher += np.bincount(f.piece.components, f.work, minlength=size) / scale**2
-        self._elements += np.bincount(f.piece.components, f.absolute, minlength=size) / abs(scale)
+        if f.absolute is not None:
+            self._elements += np.bincount(f.piece.components, f.absolute, minlength=size) / abs(scale)
         if f.piece.weight:
             self._taylor += np.abs(np.bincount(f.piece.components, f.dot, minlength=size)) / abs(scale)
 
     def reduce(self, group: dist.ProcessGroup | None) -> None:
         """Add up the sums of all ranks, so that each of them has the same."""
-        flat = np.concatenate([[self.samples], *(getattr(self, name) for name in _SUMS)])
+        flat = np.concatenate([[self.samples], *(getattr(self, name) for name in self._names)])
         total = all_sum(flat, group)
         self.samples = round(float(total[0]))
         self._set(total[1:])
 
     def _set(self, flat: Ids) -> None:
-        ends = np.cumsum([len(getattr(self, name)) for name in _SUMS])
-        for name, part in zip(_SUMS, np.split(flat, ends[:-1]), strict=True):
+        ends = np.cumsum([len(getattr(self, name)) for name in self._names])
+        for name, part in zip(self._names, np.split(flat, ends[:-1]), strict=True):
             setattr(self, name, part)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as numbers and tensors."""
-        sums = {name: torch.from_numpy(getattr(self, name).copy()) for name in _SUMS}
+        sums = {name: torch.from_numpy(getattr(self, name).copy()) for name in self._names}
         return {"samples": self.samples, **sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,14 +159,14 @@ class FisherSums:
         Raises:
             GradientError: it is of another model.
         """
-        for name in _SUMS:
+        for name in self._names:
             if tuple(state[name].shape) != getattr(self, name).shape:
                 raise GradientError(
                     f"the saved Fisher sums are of another model: {name} has {state[name].numel()} entries, "
                     f"not {len(getattr(self, name))}"
                 )
         self.samples = int(state["samples"])
-        self._set(np.concatenate([state[name].double().cpu().numpy() for name in _SUMS]))
+        self._set(np.concatenate([state[name].double().cpu().numpy() for name in self._names]))
 
     def result(self) -> GradientStatistics:
         """The mean over all samples so far."""
@@ -165,7 +178,8 @@ class FisherSums:
             if piece.weight:
                 weights[np.unique(piece.components)] += 1
         taylor = self._taylor / np.maximum(weights, 1) / self.samples
-        fisher, elements = self._fisher / self.samples, self._elements / self.samples
+        fisher = self._fisher / self.samples
+        elements = self._elements / self.samples if self.elements else None
         return GradientStatistics(self.samples, mean, taylor, fisher, elements)
 
 
@@ -178,15 +192,6 @@ class _Reduced:
     dot: Ids | None = None
     work: Ids | None = None
     absolute: Ids | None = None
-
-
-def _reduce(piece: Slice, gradient: torch.Tensor, parameter: torch.Tensor | None) -> _Reduced:
-    gradient = gradient.detach()
-    square = piece.squares(gradient)
-    if parameter is None:
-        return _Reduced(piece, square)
-    product = parameter.detach() * gradient
-    return _Reduced(piece, square, piece.sums(product), piece.squares(product), piece.norms(product, 1))
 
 
 def _check_finite(found: Iterable[_Reduced], gradients: Mapping[str, torch.Tensor]) -> None:
@@ -204,6 +209,7 @@ def gradient_statistics(
     gradients: Iterable[Mapping[str, torch.Tensor]],
     units: bool = True,
     kinds: Sequence[str] = DEFAULT_KINDS,
+    elements: bool = False,
 ) -> GradientStatistics:
     """Eq. 6 from gradients at hand.
 
@@ -214,12 +220,13 @@ def gradient_statistics(
         gradients: one mapping from parameter name to gradient for each sample.
         units: also compute what first-order unit scores need.
         kinds: couples of other kinds are left out.
+        elements: also compute what the score ``llm_pruner`` needs.
 
     Raises:
         GradientError: see :meth:`~ecospa_fx.accumulator.FisherAccumulator.update`;
             or there was no sample at all.
     """
-    sums = FisherSums(graph, removal, units, kinds)
+    sums = FisherSums(graph, removal, units, kinds, elements)
     held = [piece.parameter for piece in sums.held]
     for sample in gradients:
         sums.add(checked_gradients(held, parameters, sample), parameters)

@@ -15,7 +15,7 @@ from ecospa_fx.labels import Ids
 from ecospa_fx.scores import ScoreContext, or_dots, register_score, unit_statistic
 
 
-@register_score("llm_pruner", "gradients")
+@register_score("llm_pruner", "gradients", "elements")
 def llm_pruner(context: ScoreContext) -> Ids:
     """``Σ |w g|`` over all entries of the unit: LLM-Pruner's element-wise score of first order.
 

@@ -109,8 +109,9 @@ class SparsitySchedule:
         self.compiled = self.lockstep.compiled
         self.steps, self._due = 0, False
         self.reports: list[SparsifyReport] = []
-        units = "gradients" in find_score(self.score).needs or callable(self.score)
-        self.fisher = FisherAccumulator(self.compiled, units, self.course.settings.kinds)
+        needs = find_score(self.score).needs
+        units, elements = "gradients" in needs or callable(self.score), "elements" in needs
+        self.fisher = FisherAccumulator(self.compiled, units, self.course.settings.kinds, elements)
         if any(True for _ in self.compiled.signatures):
             self._open()
         self._watch = GradientWatch(self.lockstep.optimizers[-1], self._read_gradients)

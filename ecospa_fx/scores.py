@@ -18,7 +18,7 @@ from ecospa_fx.removal import Removal
 from ecospa_fx.slices import Slice, slices
 from ecospa_fx.suggestion import did_you_mean
 
-Need = Literal["gradients", "activations"]
+Need = Literal["gradients", "activations", "elements"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,8 @@ def register_score(name: str, *needs: Need) -> Callable[[ScoreFunction], ScoreFu
 
     Args:
         name: what users pass as ``score=``.
-        needs: ``"gradients"`` or ``"activations"``, where the score looks at them.
+        needs: ``"gradients"`` or ``"activations"``, where the score looks at them; ``"elements"``
+            for sums over single entries of ``w · g``.
 
     Raises:
         ScoreError: the name is taken.
@@ -216,9 +217,8 @@ def unit_statistic(context: ScoreContext, name: str) -> Ids:
     """A field of :class:`~ecospa_fx.fisher.GradientStatistics`, if it was kept; else a clear error."""
     found = getattr(context.gradients, name)
     if found is None:
-        raise ScoreError(
-            "scores from gradients need statistics of units: FisherAccumulator(compiled, units=True)"
-        )
+        option = "elements" if name == "elements" else "units"
+        raise ScoreError(f"the score needs statistics of units: FisherAccumulator(compiled, {option}=True)")
     return where_nothing_is_seen(context, np.asarray(found, np.float64))
 
 

@@ -20,7 +20,7 @@ from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score
 from ecospa_fx.plan import Plan, PlanSettings
 from ecospa_fx.removal import Removal
-from ecospa_fx.scores import Score, ScoreContext, ScoreFunction
+from ecospa_fx.scores import Score, ScoreContext, ScoreFunction, find_score
 
 Gradients = Mapping[str, torch.Tensor] | Iterable[Mapping[str, torch.Tensor]] | FisherAccumulator | None
 
@@ -79,7 +79,7 @@ def choose(
         check_kinds(present.graph, ratio, settings)
         settings = replace(settings, kinds=tuple(ratio))
     check_couples(present.graph, settings.kinds)
-    statistics = _statistics(present, gradients, settings.kinds)
+    statistics = _statistics(present, gradients, settings.kinds, "elements" in find_score(how).needs)
     context = ScoreContext(
         present.graph,
         present.removal,
@@ -120,7 +120,9 @@ def check_couples(graph: CouplingGraph, kinds: Sequence[str]) -> None:
     )
 
 
-def _statistics(present: Present, gradients: Gradients, kinds: Sequence[str]) -> GradientStatistics | None:
+def _statistics(
+    present: Present, gradients: Gradients, kinds: Sequence[str], elements: bool
+) -> GradientStatistics | None:
     if isinstance(gradients, FisherAccumulator):
         return gradients.statistics
     if gradients is None:
@@ -131,7 +133,8 @@ def _statistics(present: Present, gradients: Gradients, kinds: Sequence[str]) ->
     if isinstance(gradients, torch.Tensor) or not isinstance(gradients, Iterable):
         raise GradientError(f"grads maps parameter names to gradients; {type(gradients).__name__} does not")
     samples = _samples([gradients] if isinstance(gradients, Mapping) else gradients)
-    return gradient_statistics(present.graph, present.removal, present.parameters, samples, kinds=kinds)
+    model = (present.graph, present.removal, present.parameters)
+    return gradient_statistics(*model, samples, kinds=kinds, elements=elements)
 
 
 def _samples(gradients: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[Mapping[str, torch.Tensor]]:

@@ -24,7 +24,7 @@ def test_a_round_needs_the_largest_parameter_and_its_gradient() -> None:
     model = llama(CONFIGS["tiny"])
     sent = communication(model)
     found = removal(model)
-    assert sent["sent_by_each_rank"] == 8 * (1 + len(model.couplings.couples) + 3 * sent["components"])
+    assert sent["sent_by_each_rank"] == 8 * (1 + len(model.couplings.couples) + 2 * sent["components"])
     largest = found["largest_cut_parameter_bytes"]
     assert 2 * largest <= found["peak_above"] < 2 * largest + 4096
     assert found["bytes_after"] == 8 * found["parameters_after"]

@@ -60,7 +60,7 @@ def test_llm_pruner_is_the_sum_of_first_order_terms() -> None:
     model(X).square().mean().backward()
     parameters = dict(model.named_parameters())
     gradients = {n: p.grad for n, p in parameters.items()}
-    seen = gradient_statistics(model.couplings, model.removal, parameters, [gradients])  # type: ignore[list-item]
+    seen = gradient_statistics(model.couplings, model.removal, parameters, [gradients], elements=True)  # type: ignore[list-item]
     found = score("llm_pruner", context(model, gradients=seen))
     terms = {n: (p * p.grad).abs().detach() for n, p in parameters.items() if p.grad is not None}
     expected = terms["up.weight"].sum(1) + terms["up.bias"] + terms["down.weight"].sum(0)
@@ -103,6 +103,30 @@ def test_queries_and_keys_score_by_their_product(name: str) -> None:
     found, dots = (score(n, context(model, activations=seen)) for n in (name, "activation"))
     units = np.concatenate([c.units for c in model.couplings.couples if c.kind == "qk"])
     assert np.argsort(found[units], kind="stable").tolist() == np.argsort(dots[units], kind="stable").tolist()
+
+
+def test_llm_pruner_without_its_statistics() -> None:
+    model = compiled()
+    model(X).square().mean().backward()
+    fisher = ecospa_fx.FisherAccumulator(model)
+    fisher.update()
+    with pytest.raises(ScoreError, match=r"FisherAccumulator\(compiled, elements=True\)"):
+        model.sparsify(fisher, 0.3, score="llm_pruner")
+
+
+def test_llm_pruner_in_a_schedule() -> None:
+    model = compiled()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = ecospa_fx.SparsitySchedule(
+        model, optimizer, target_ratio=0.3, every=1, end=2, score="llm_pruner"
+    )
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    assert schedule.reports
+    assert schedule.fisher.elements
 
 
 @pytest.mark.parametrize("name", ["wanda_sp", "flap"])
