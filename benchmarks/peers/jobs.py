@@ -16,7 +16,7 @@ def jobs(peers: str | None, quick: bool) -> list[Job]:
     """Every case; those of the other libraries only with an interpreter that has them."""
     seconds = 120.0 if quick else 240.0
     names = ("llama-gqa",) if quick else ("gpt2", "gpt2-linear", "llama-135m", "llama-1b-mha", "llama-1b")
-    depths = (2, 4) if quick else (2, 4, 8, 16, 32, 64)
+    depths = (2, 4) if quick else (2, 4, 8, 16, 32, 64, 128)
     found = [case(library, name, peers, seconds) for name in names for library in _both(peers)]
     for name in ("llama", "plain"):
         for layers in depths:
