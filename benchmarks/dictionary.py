@@ -75,7 +75,7 @@ def top1(model: nn.Module, measured: list[Batch]) -> float:
 def rows(evidence: Evidence, measured: list[Batch], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One for each ratio and method."""
     for ratio, name in [(0.0, DENSE), *cells(options.ratios, options.methods)]:
-        model = evidence.smaller(method("gate" if name == DENSE else name), ratio, options.seed)
+        model = evidence.smaller(method(name), ratio, options.seed)
         params = sum(p.numel() for p in model.parameters())
         yield {"method": name, "ratio": ratio, "params": params, "top1": top1(model, measured)}
 

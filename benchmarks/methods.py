@@ -52,8 +52,8 @@ METHODS = {
 
 
 def method(name: str) -> Method:
-    """One of the rows above, or a score and an allocation, ``"taylor/uniform"``."""
-    return METHODS[name] if name in METHODS else Method(*name.split("/"))
+    """One of the rows above, or a score and an allocation, ``"taylor/uniform"``; of the dense model, none."""
+    return METHODS[name] if name in METHODS else Method(*name.partition("/")[::2])
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ def test_documents_become_batches() -> None:
 def test_any_score_and_allocation_make_a_row() -> None:
     assert method("taylor/uniform") == Method("taylor", "uniform")
     assert method("gate") == METHODS["gate"]
+    assert method("dense") == Method("dense", "")
 
 
 def test_a_method_repairs_if_its_name_says_so() -> None:
