@@ -46,7 +46,7 @@ METHODS = {
     "Taylor": Method("taylor", "ecospa"),
     "Fisher": Method("fisher", "ecospa"),
     "gate": Method("gate", "global"),
-    "gate, repaired": Method("gate", "global", repair={}),
+    "gate, repaired": Method("gate", "global", repair={"target": "product"}),
     "gate, all sums repaired": Method("gate", "global", repair={"target": "sum", "every": True}),
 }
 

@@ -17,14 +17,14 @@ class RepairSettings:
     """What a repair fits to what.
 
     Attributes:
-        target: ``"product"``: what the weight itself has put out. ``"sum"``: what its product makes together
-            with the activation to which it is added (a residual stream), so that it also makes up for what
-            weights before it have left; where there is no such sum, as ``"product"``.
+        target: ``"sum"``: what the weight's product makes together with the activation to which it is added (a
+            residual stream), so that it also makes up for what weights before it have left; where there is no
+            such sum, as ``"product"``: what the weight itself has put out.
         every: weights that sum over units and end in such a sum are fitted also where they lose none, to make
             up for what comes before them.
     """
 
-    target: Literal["product", "sum"] = "product"
+    target: Literal["product", "sum"] = "sum"
     every: bool = False
 
     def __post_init__(self) -> None:
