@@ -143,7 +143,7 @@ def test_what_stands_before_a_sum_makes_up_for_all_before_it() -> None:
     torch.manual_seed(2)
     model = nn.Sequential(Block(False), Block(False)).double()
     compiled, plan = planned(model, 0.5)
-    found = compiled.repair(plan, [X], target="sum")
+    found = compiled.repair(plan, [X])
     dense, second = model(X).flatten(0, 1).detach(), copy.deepcopy(model[1])
     compiled.apply(plan, repair=Repair({"0.down.weight": found.deltas["0.down.weight"]}))
     x = model[0](X)
@@ -158,7 +158,8 @@ def test_without_a_sum_there_is_nothing_else_to_fit() -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
     compiled, plan = planned(model)
-    plain, other = compiled.repair(plan, [X]), compiled.repair(plan, [X], target="sum", every=True)
+    plain = compiled.repair(plan, [X], target="product")
+    other = compiled.repair(plan, [X], target="sum", every=True)
     assert all(torch.equal(d, other.deltas[n]) for n, d in plain.deltas.items())
 
 
@@ -168,14 +169,14 @@ def test_weights_that_lose_nothing_make_up_for_what_comes_before_them() -> None:
     compiled = ecospa_fx.compile(model, args=(X,))
     plan = compiled.plan(ratio=0.1, score=block_one_first, allocation="global")
     assert all(name.startswith("1.") for name in plan.removal.removed)
-    found = compiled.repair(plan, [X], target="sum", every=True)
+    found = compiled.repair(plan, [X], every=True)
     assert {fit.parameter: fit.lost > 0 for fit in found.fits} == {
         "1.down.weight": True,
         "2.down.weight": False,
     }
     assert not found.skipped
     dense = model(X).detach()
-    alone = compiled.repair(plan, [X], target="sum")
+    alone = compiled.repair(plan, [X])
     errors = []
     for repair in (alone, found):
         twin = copy.deepcopy(compiled)
