@@ -17,9 +17,9 @@ class RepairSettings:
     """What a repair fits to what.
 
     Attributes:
-        target: ``"sum"``: what the weight's product makes together with the activation to which it is added (a
-            residual stream), so that it also makes up for what weights before it have left; where there is no
-            such sum, as ``"product"``: what the weight itself has put out.
+        target: ``"sum"``: what the weight's product makes together with the activation to which it is added
+            (a residual stream), so that it also makes up for what weights before it have left; where there is
+            no such sum, as ``"product"``: what the weight itself has put out.
         every: weights that sum over units and end in such a sum are fitted also where they lose none, to make
             up for what comes before them.
     """
