@@ -79,12 +79,12 @@ def hidden_ratio(model: nn.Module, ratio: float, coupled: str, hidden: str) -> f
 def rows(model: nn.Module, texts: Texts, options: argparse.Namespace) -> Iterator[Row]:
     """One for each score, ranking and ratio, and one more after training; a failure is a row too."""
     grads = gradients(model, batches(few(texts.calibration, options.gradients)), next_token)
-    for ratio, (score, everywhere) in itertools.product(
-        options.ratios, (RANKINGS[n] for n in options.rankings)
-    ):
-        row: Row = {"score": score, "global": everywhere, "ratio": ratio}
+    example = {"example_inputs": torch.zeros(1, 8, dtype=torch.long), "output_transform": lambda o: o.logits}
+    for ratio, name in itertools.product(options.ratios, options.rankings):
+        row: Row = {"method": f"Torch-Pruning, {name}", "ratio": ratio}
         try:
-            smaller = pruned(model, grads, score, everywhere, hidden_ratio(model, ratio))
+            share = hidden_ratio(model, ratio, "_proj", r"\.mlp\.")
+            smaller = pruned(model, grads, RANKINGS[name], share, ("gate_proj", "up_proj"), **example)
             row |= {"params": sum(p.numel() for p in smaller.parameters())}
             yield from (row | found for found in outcomes(smaller, texts, options))
         except Exception as error:
