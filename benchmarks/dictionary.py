@@ -77,7 +77,8 @@ def rows(evidence: Evidence, measured: list[Batch], options: argparse.Namespace)
     for ratio, name in [(0.0, DENSE), *cells(options.ratios, options.methods)]:
         model = evidence.smaller(method(name), ratio, options.seed)
         params = sum(p.numel() for p in model.parameters())
-        yield {"method": name, "ratio": ratio, "params": params, "top1": top1(model, measured)}
+        balanced = "balanced, " if options.balance and ratio else ""
+        yield {"method": balanced + name, "ratio": ratio, "params": params, "top1": top1(model, measured)}
 
 
 def load() -> nn.Module:

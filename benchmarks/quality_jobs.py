@@ -45,6 +45,11 @@ def jobs(peers: str | None, quick: bool, corpus: Path | None, others: Sequence[P
         ours("--ratios", *RATIOS, "--methods", *plain()),
         theirs("--ratios", *RATIOS),
         Job("dictionary", ("-m", "benchmarks.dictionary", *GLOSSES), 1800.0),
+        Job(
+            "dictionary",
+            ("-m", "benchmarks.dictionary", "--balance", "--methods", "gate", BEST, *GLOSSES),
+            900.0,
+        ),
         Job("dictionary", ("-m", "benchmarks.peers.dictionary", *GLOSSES), 900.0, peers or sys.executable),
     ]
     return [job for job in found if peers or "benchmarks.peers" not in job.command]
