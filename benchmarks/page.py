@@ -130,10 +130,8 @@ def dictionary_part(store: Store) -> str:
     """The reverse dictionary: what finds its word."""
     rows = found(store, "dictionary")
     header = ["method", "gone", "million parameters", "found, %"]
-    lines = [
-        [r["method"], f"{r['ratio']:.0%}", f"{r['params'] / 1e6:.1f}", number(r["top1"])]
-        for r in sorted((r for r in rows if "top1" in r), key=lambda r: (r["ratio"], -r["top1"]))
-    ]
+    cells = {(r["ratio"], -r["top1"], r["method"]): f"{r['params'] / 1e6:.1f}" for r in rows if "top1" in r}
+    lines = [[name, f"{ratio:.0%}", size, number(-top)] for (ratio, top, name), size in sorted(cells.items())]
     text = "Glosses that find their word among 200, all-MiniLM-L6-v2, one-shot."
     failed = failures([r for r in rows if "error" in r])
     return f"### Reverse dictionary\n\n{text}\n\n{table(header, lines)}\n\n{failed}" if rows else ""
