@@ -1,8 +1,8 @@
 """Prompts and training steps at several sizes: ``python -m benchmarks.runs``.
 
 One dense LLaMA in eager mode, the same compiled and untouched, and smaller ones: a quarter, half and three
-quarters of the coupled parameters gone, widths of any size or multiples, heads of equal or of own widths, or
-whole heads. All run in turn, round by round; a speed-up is the median over rounds of dense over smaller time.
+quarters of the coupled parameters gone, widths of any size or multiples, heads of equal or of own widths (with
+rotary pairs of their own, or the same in all heads), or whole heads. All run in turn, round by round; a speed-up is the median over rounds of dense over smaller time.
 With one thread that is time of the processor, which a busy machine falsifies least; else that of the clock.
 """
 
@@ -17,16 +17,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import ecospa_fx
 from benchmarks.speed import flops, forward, llama, step
+from ecospa_fx.scores import ScoreContext
 
 Row = dict[str, Any]
 Run = Callable[[nn.Module], None]
+
+
+def first_come(context: ScoreContext) -> np.ndarray:
+    """Every couple loses its first units, so that all heads of a layer keep the same rotary pairs."""
+    scores = np.zeros(context.size)
+    for couple in context.graph.couples:
+        scores[couple.units] = np.arange(couple.num_units)
+    return scores
+
+
 HEADS: dict[str, dict[str, Any]] = {
     "uniform": {"allocation": "uniform"},
+    "same-pair": {"allocation": "uniform", "score": first_come},
     "ragged": {"heads": "ragged"},
     "whole": {"layout": "native", "remove_heads": True, "kinds": ("qk", "vo", "ffn")},
 }
@@ -127,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         ("kv-heads", 16), ("batch", 1), ("prompt", 128), ("rounds", 5)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75])
-    parser.add_argument("--round-to", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--round-to", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--heads", nargs="+", default=[*HEADS], choices=HEADS)
     parser.add_argument("--inductor", action="store_true", help="all of them, dense too, under torch.compile")
     for row in rows(parser.parse_args(arguments)):

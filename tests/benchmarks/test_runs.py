@@ -15,7 +15,8 @@ def test_a_row_for_each_model_and_run(capsys: pytest.CaptureFixture[str]) -> Non
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     made = [row for row in rows if "error" not in row]
     patterns = {(r["ratio"], r["round_to"], r["heads"]) for r in made}
-    assert {(0.0, 1, "uniform"), (0.5, 1, "uniform"), (0.5, 1, "ragged"), (0.5, 1, "whole")} <= patterns
+    assert {(0.0, 1, "uniform"), (0.5, 1, "uniform"), (0.5, 1, "ragged"), (0.5, 1, "whole"),
+            (0.5, 1, "same-pair")} <= patterns  # fmt: skip
     assert len(made) == 2 * len(patterns)
     smaller = next(r for r in made if r["ratio"] and r["what"] == "training")
     assert smaller["flop_speedup"] > 1 > smaller["bytes_share"]
