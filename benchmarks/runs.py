@@ -1,9 +1,10 @@
 """Prompts and training steps at several sizes: ``python -m benchmarks.runs``.
 
 One dense LLaMA in eager mode, the same compiled and untouched, and smaller ones: a quarter, half and three
-quarters of the coupled parameters gone, widths of any size or multiples, heads of equal or of own widths (with
-rotary pairs of their own, or the same in all heads), or whole heads. All run in turn, round by round; a speed-up is the median over rounds of dense over smaller time.
-With one thread that is time of the processor, which a busy machine falsifies least; else that of the clock.
+quarters of the coupled parameters gone, widths of any size or multiples, heads of equal or of own widths
+(with rotary pairs of their own, or the same in all heads), or whole heads. All run in turn, round by round; a
+speed-up is the median over rounds of dense over smaller time. With one thread that is time of the processor,
+which a busy machine falsifies least; else that of the clock.
 """
 
 from __future__ import annotations
