@@ -4,8 +4,13 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import ecospa_fx
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +38,25 @@ def test_the_minute_of_use_prints_what_it_shows() -> None:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     shown = next(text for text in blocks("text") if "parameters" in text and "outputs differ" in text)
     assert without_measurements(printed.getvalue()) == without_measurements(shown)
+
+
+def test_a_pretrained_model_shrinks_by_the_lines_shown() -> None:
+    code = next(text for text in blocks("python") if "balance" in text)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=31, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        )
+    ).eval()
+    batches = [{"input_ids": torch.arange(14).view(2, 7) + i} for i in range(3)]
+    names = {"ecospa_fx": ecospa_fx, "model": model, "batches": batches, "loss": next_token}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["compiled"].verify(**batches[0]).within(1e-5)  # type: ignore[attr-defined]
+    assert names["compiled"].removal.removed  # type: ignore[attr-defined]
+
+
+def next_token(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits = output.logits[:, :-1].flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, batch["input_ids"][:, 1:].flatten())
 
 
 @pytest.mark.parametrize(
