@@ -74,7 +74,13 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def quality(store: Store) -> page.Row | None:
     """The rows of all commands that measured perplexity."""
-    return joined([{**r["about"], "rows": r["rows"]} for r in store.section("quality") if r["rows"]])
+    return joined(
+        [
+            {**r["about"], "command": r["command"], "rows": r["rows"]}
+            for r in store.section("quality")
+            if r["rows"]
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -86,8 +86,13 @@ def _written(file: Path) -> Row:
     if not file.exists():
         return {}
     given: Any = json.loads(file.read_text())
-    rows = given.pop("rows", [given]) if isinstance(given, dict) else given
-    return {"rows": rows, "about": given if isinstance(given, dict) else {}}
+    if not isinstance(given, dict):
+        return {"rows": given, "about": {}}
+    rows = given.pop("rows", None)
+    if rows is None:
+        return {"rows": [given], "about": given}
+    given.pop("command", None)  # with the name of a file that is gone; the job knows it
+    return {"rows": rows, "about": given}
 
 
 class Store:
