@@ -10,6 +10,8 @@ from typing import Any
 Row = Mapping[str, Any]
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 _BROKEN = 5.0
+_FEW = 8
+"""More lines than these have their names beside the picture."""
 
 
 def plot(file: Path, lines: Lines, across: str, up: str, *, log: bool = False, line: bool = True,
@@ -31,7 +33,9 @@ def plot(file: Path, lines: Lines, across: str, up: str, *, log: bool = False, l
     matplotlib.rcParams["svg.hashsalt"] = "ecospa_fx"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    many = len(lines) > _FEW
+    figure, axes = pyplot.subplots(figsize=(9.6 if many else 6.4, 4.8 if many else 4.0), layout="constrained")
+    axes.set_prop_cycle(color=pyplot.get_cmap("tab20" if many else "tab10").colors)
     for (name, points), mark in zip(lines.items(), "osD^vPX*<>" * len(lines), strict=False):
         x, y = zip(*sorted(points), strict=True)
         axes.plot(x, y, mark, linestyle="-" if line else "none", label=name, markersize=5)
@@ -42,7 +46,10 @@ def plot(file: Path, lines: Lines, across: str, up: str, *, log: bool = False, l
         axes.set_yscale("log")
     axes.set(xlabel=across, ylabel=up)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if many:
+        figure.legend(fontsize=8, loc="outside right upper")
+    else:
+        axes.legend(fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
