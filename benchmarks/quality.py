@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +187,19 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--keep", type=Path, help="folder for the smaller models, which are then made once")
     made.add_argument("--resume", action="store_true", help="go on with what --json holds")
     return made.parse_args()
+
+
+def finish(rows: Iterable[Row], name: str, file: Path | None) -> None:
+    """Tell each row as it comes, print all of them as one result, and write it."""
+    found = []
+    for row in rows:
+        print(row, file=sys.stderr, flush=True)
+        found.append(row)
+    command = " ".join([f"python -m {name}", *sys.argv[1:]])
+    result = json.dumps({"command": command, "machine": machine(), "rows": found}, indent=1)
+    print(result)
+    if file:
+        file.write_text(result + "\n", encoding="utf-8")
 
 
 def precision(options: argparse.Namespace) -> AbstractContextManager[Any]:

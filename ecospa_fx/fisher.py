@@ -157,8 +157,12 @@ class FisherSums:
         """Go on from :meth:`state_dict` of the same model in the same state.
 
         Raises:
-            GradientError: it is of another model.
+            GradientError: it is of another model, or lacks what is kept here.
         """
+        if lacking := [name for name in self._names if name not in state]:
+            raise GradientError(
+                f"the saved Fisher sums lack {', '.join(lacking)}: they were made with elements=False"
+            )
         for name in self._names:
             if tuple(state[name].shape) != getattr(self, name).shape:
                 raise GradientError(

@@ -22,7 +22,7 @@ def llm_pruner(context: ScoreContext) -> Ids:
     Ma et al. 2023 (arXiv 2305.11627), "Element¹", summed over the group. They take one gradient of all
     calibration data; so it is here if one gradient is given. The mean over samples is taken of several.
     """
-    return unit_statistic(context, "elements")
+    return unit_statistic(context, "llm_pruner", "elements", "elements")
 
 
 @register_score("wanda_sp", "activations")
@@ -32,7 +32,7 @@ def wanda_sp(context: ScoreContext) -> Ids:
     Sun et al. 2023 (arXiv 2306.11695), structured as by An et al. 2023 (arXiv 2312.11983). Experts' stacked
     matrices are not measured; they rank by ``magnitude``.
     """
-    return or_dots(context, _measured(context, "absolute"))
+    return or_dots(context, _measured(context, "wanda_sp", "absolute"))
 
 
 @register_score("flap", "activations")
@@ -44,7 +44,7 @@ def flap(context: ScoreContext) -> Ids:
     variance is that within each batch. A constant is added so that no score is negative. Their bias for the
     means of what went is ``repair=``'s, for products that have one.
     """
-    graph, raw = context.graph, or_dots(context, _measured(context, "varied"))
+    graph, raw = context.graph, or_dots(context, _measured(context, "flap", "varied"))
     left = np.unique(np.concatenate([piece.components for piece, _ in context.weights()]))
     units = left[graph.segment_of[left] >= 0]
     scores = np.zeros(context.size)
@@ -60,9 +60,8 @@ def _standardised(values: Ids, groups: Ids) -> Ids:
     return np.asarray(centred / np.where(spread > 0, spread, 1)[groups])
 
 
-def _measured(context: ScoreContext, name: str) -> Ids:
-    seen = context.activations
-    found = None if seen is None else getattr(seen, name)
-    if found is None or len(found) != context.size:
-        raise ScoreError(f"this score needs calibration data with {name!r}: compiled.calibrate(batches)")
+def _measured(context: ScoreContext, score: str, field: str) -> Ids:
+    found = getattr(context.activations, field, ())
+    if len(found) != context.size:
+        raise ScoreError(f"score {score!r} needs new calibration data: compiled.calibrate(batches)")
     return np.asarray(found)

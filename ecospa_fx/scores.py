@@ -204,21 +204,22 @@ def taylor(context: ScoreContext) -> Ids:
     The product runs over a unit's entries of one weight; the mean over its weights is taken. Weights without
     a gradient (frozen ones, beside adapters) do not count; see :func:`where_nothing_is_seen`.
     """
-    return unit_statistic(context, "taylor")
+    return unit_statistic(context, "taylor", "taylor")
 
 
 @register_score("fisher", "gradients")
 def fisher(context: ScoreContext) -> Ids:
     """``½ Σ w² E[g²]`` over a unit's entries: the loss's change to second order, with a diagonal Fisher."""
-    return unit_statistic(context, "fisher") / 2
+    return unit_statistic(context, "fisher", "fisher") / 2
 
 
-def unit_statistic(context: ScoreContext, name: str) -> Ids:
-    """A field of :class:`~ecospa_fx.fisher.GradientStatistics`, if it was kept; else a clear error."""
-    found = getattr(context.gradients, name)
+def unit_statistic(context: ScoreContext, score: str, field: str, option: str = "units") -> Ids:
+    """A field of :class:`~ecospa_fx.fisher.GradientStatistics`; an error says with what option it is kept."""
+    found = getattr(context.gradients, field)
     if found is None:
-        option = "elements" if name == "elements" else "units"
-        raise ScoreError(f"the score needs statistics of units: FisherAccumulator(compiled, {option}=True)")
+        raise ScoreError(
+            f"score {score!r} needs statistics of units: FisherAccumulator(compiled, {option}=True)"
+        )
     return where_nothing_is_seen(context, np.asarray(found, np.float64))
 
 

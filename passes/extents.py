@@ -17,6 +17,7 @@ from ecospa_fx.passes.routing import PLAIN, short_name
 from ecospa_fx.sizes import static
 
 aten = torch.ops.aten
+_PASSING = PLAIN | {"dropout"}
 
 
 def settle_width(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -82,7 +83,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     found, waiting = [], [node]
     while waiting:
         for user in waiting.pop().users:
-            if user.op == "call_function" and short_name(user.target) in PLAIN | {"dropout"}:
+            if user.op == "call_function" and short_name(user.target) in _PASSING:
                 found.append(user)
                 waiting.append(user)
     return found

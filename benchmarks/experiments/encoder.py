@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,18 +43,34 @@ def folder() -> str:
     return f"{spec.submodule_search_locations[0]}/model"
 
 
+def synsets() -> Iterator[tuple[str, str]]:
+    """WordNet's lines: the fields in front, and the gloss without examples."""
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines():
+            if not line.startswith("  "):
+                head, gloss = line.split(" | ", 1)
+                yield head, gloss.split(";")[0]
+
+
+def tokenized(texts: list[str], length: int) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask``, ``[texts, length]``."""
+    how = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+    tokens = AutoTokenizer.from_pretrained(folder())(texts, **how)
+    return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+
+def pooled(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean over tokens, ``[texts, width]``."""
+    weights = mask[..., None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
 def glosses(count: int, seed: int) -> Glosses:
     """A random choice of glosses without their examples."""
-    found = [
-        (int(line[9:11]), line.split(" | ", 1)[1].split(";")[0])
-        for part in ("noun", "verb", "adj", "adv")
-        for line in (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines()
-        if not line.startswith("  ")
-    ]
+    found = [(int(head[9:11]), gloss) for head, gloss in synsets()]
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     chosen = [found[i] for i in order]
-    how = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
-    tokens = AutoTokenizer.from_pretrained(folder())([text for _, text in chosen], **how)
+    tokens = tokenized([text for _, text in chosen], LENGTH)
     return Glosses(tokens["input_ids"], tokens["attention_mask"], torch.tensor([k for k, _ in chosen]))
 
 
@@ -67,8 +84,7 @@ class Labeller(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask[..., None].to(states.dtype)
-        logits: Tensor = self.head((states * weights).sum(1) / weights.sum(1))
+        logits: Tensor = self.head(pooled(states, mask))
         return logits
 
 

@@ -6,37 +6,31 @@ scores. Needs ``torch-pruning==1.6.1``; see ``benchmarks/dictionary.py`` for glo
 
 from __future__ import annotations
 
-import itertools
-import sys
-from typing import Any
+from torch import nn
 
-from benchmarks.dictionary import contrast, finish, load, parser, split, top1
-from benchmarks.peers.quality import RANKINGS, gradients, hidden_ratio, pruned
+from benchmarks.dictionary import contrast, load, parser, split, top1
+from benchmarks.peers.quality import RANKINGS, gradients, hidden_ratio, pruned, tried
+from benchmarks.quality import finish
 
 COUPLED = (r"layer.*(query|key|value|dense)", r"\d\.(intermediate|output)")
 """Patterns of what couples hold, and of what hidden units hold."""
 
 
 def main() -> None:
-    options, found = parser("benchmarks.peers.dictionary", __doc__).parse_args(), []
+    options = parser("benchmarks.peers.dictionary", __doc__).parse_args()
     measured, calibration = split(options)
     model = load()
     grads = gradients(model, calibration, contrast)
-    example = {n: t[:1] for n, t in calibration[0].items()}
-    for ratio, name in itertools.product(options.ratios, RANKINGS):
-        row: dict[str, Any] = {"method": f"Torch-Pruning, {name}", "ratio": ratio}
-        try:
-            share = hidden_ratio(model, ratio, *COUPLED)
-            smaller = pruned(
-                model, grads, RANKINGS[name], share, ("intermediate.dense",), example_inputs=example,
-                output_transform=lambda output: output.last_hidden_state,
-            )  # fmt: skip
-            params = sum(p.numel() for p in smaller.parameters())
-            row |= {"params": params, "top1": top1(smaller, measured)}
-        except Exception as error:
-            row |= {"error": f"{type(error).__name__}: {error}"}
-        print(row, file=sys.stderr, flush=True)
-        found.append(row)
+    example = {
+        "example_inputs": {n: t[:1] for n, t in calibration[0].items()},
+        "output_transform": lambda output: output.last_hidden_state,
+    }
+
+    def shrink(ranking: tuple[str, bool], ratio: float) -> nn.Module:
+        share = hidden_ratio(model, ratio, *COUPLED)
+        return pruned(model, grads, ranking, share, ("intermediate.dense",), **example)
+
+    found = tried(options.ratios, RANKINGS, shrink, lambda smaller: [{"top1": top1(smaller, measured)}])
     finish(found, "benchmarks.peers.dictionary", options.json)
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.methods import Batch, Loss
-from benchmarks.quality import Texts, batches, few, machine, next_token, outcomes, parser, precision
+from benchmarks.quality import Texts, batches, few, finish, next_token, outcomes, parser, precision
 from benchmarks.smollm2 import load_smollm2
 
 Row = dict[str, Any]
@@ -76,19 +74,33 @@ def hidden_ratio(model: nn.Module, ratio: float, coupled: str, hidden: str) -> f
     return ratio * sum(held.values()) / sum(size for name, size in held.items() if re.search(hidden, name))
 
 
-def rows(model: nn.Module, texts: Texts, options: argparse.Namespace) -> Iterator[Row]:
-    """One for each score, ranking and ratio, and one more after training; a failure is a row too."""
-    grads = gradients(model, batches(few(texts.calibration, options.gradients)), next_token)
-    example = {"example_inputs": torch.zeros(1, 8, dtype=torch.long), "output_transform": lambda o: o.logits}
-    for ratio, name in itertools.product(options.ratios, options.rankings):
+def tried(
+    ratios: Iterable[float],
+    rankings: Iterable[str],
+    shrink: Callable[[tuple[str, bool], float], nn.Module],
+    measure: Callable[[nn.Module], Iterable[Row]],
+) -> Iterator[Row]:
+    """Rows of each ratio and ranking; a failure is a row too."""
+    for ratio, name in itertools.product(ratios, rankings):
         row: Row = {"method": f"Torch-Pruning, {name}", "ratio": ratio}
         try:
-            share = hidden_ratio(model, ratio, "_proj", r"\.mlp\.")
-            smaller = pruned(model, grads, RANKINGS[name], share, ("gate_proj", "up_proj"), **example)
+            smaller = shrink(RANKINGS[name], ratio)
             row |= {"params": sum(p.numel() for p in smaller.parameters())}
-            yield from (row | found for found in outcomes(smaller, texts, options))
+            yield from (row | found for found in measure(smaller))
         except Exception as error:
             yield row | {"error": f"{type(error).__name__}: {error}"}
+
+
+def rows(model: nn.Module, texts: Texts, options: argparse.Namespace) -> Iterator[Row]:
+    """As the options say."""
+    grads = gradients(model, batches(few(texts.calibration, options.gradients)), next_token)
+    example = {"example_inputs": torch.zeros(1, 8, dtype=torch.long), "output_transform": lambda o: o.logits}
+
+    def shrink(ranking: tuple[str, bool], ratio: float) -> nn.Module:
+        share = hidden_ratio(model, ratio, "_proj", r"\.mlp\.")
+        return pruned(model, grads, ranking, share, ("gate_proj", "up_proj"), **example)
+
+    return tried(options.ratios, options.rankings, shrink, lambda smaller: outcomes(smaller, texts, options))
 
 
 def arguments() -> argparse.Namespace:
@@ -98,17 +110,11 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, found = arguments(), []
+    options = arguments()
     tokenizer, model = load_smollm2()
     with precision(options):
-        for row in rows(model, Texts.read(tokenizer, options), options):
-            print(row, file=sys.stderr, flush=True)
-            found.append(row)
-    command = " ".join(["python -m benchmarks.peers.quality", *sys.argv[1:]])
-    result = json.dumps({"command": command, "machine": machine(), "rows": found}, indent=1)
-    print(result)
-    if options.json:
-        options.json.write_text(result + "\n", encoding="utf-8")
+        found = rows(model, Texts.read(tokenizer, options), options)
+        finish(found, "benchmarks.peers.quality", options.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import ecospa_fx
 from ecospa_fx.activations import ActivationStatistics
 from ecospa_fx.compiled import CompiledModel
-from ecospa_fx.errors import ScoreError
+from ecospa_fx.errors import GradientError, ScoreError
 from ecospa_fx.fisher import gradient_statistics
 from ecospa_fx.passes.score import score
 from ecospa_fx.scores import ScoreContext
@@ -110,8 +110,17 @@ def test_llm_pruner_without_its_statistics() -> None:
     model(X).square().mean().backward()
     fisher = ecospa_fx.FisherAccumulator(model)
     fisher.update()
-    with pytest.raises(ScoreError, match=r"FisherAccumulator\(compiled, elements=True\)"):
+    with pytest.raises(ScoreError, match=r"'llm_pruner' needs .*\(compiled, elements=True\)"):
         model.sparsify(fisher, 0.3, score="llm_pruner")
+
+
+def test_sums_that_were_saved_without_elements() -> None:
+    model = compiled()
+    model(X).square().mean().backward()
+    plain, more = ecospa_fx.FisherAccumulator(model), ecospa_fx.FisherAccumulator(model, elements=True)
+    plain.update()
+    with pytest.raises(GradientError, match="elements=False"):
+        more.load_state_dict(plain.state_dict())
 
 
 def test_llm_pruner_in_a_schedule() -> None:
@@ -134,7 +143,7 @@ def test_statistics_without_what_it_needs(name: str) -> None:
     model = compiled()
     seen = model.calibrate([X])
     old = ActivationStatistics(seen.consumed, seen.left, seen.right)
-    with pytest.raises(ScoreError, match=r"compiled\.calibrate\(batches\)"):
+    with pytest.raises(ScoreError, match=rf"'{name}' needs .*compiled\.calibrate\(batches\)"):
         score(name, context(model, activations=old))
 
 
