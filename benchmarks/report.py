@@ -1,7 +1,8 @@
 """Every comparison in one command: ``python -m benchmarks.report --json FILE --page docs/benchmarks.md``.
 
-Each benchmark runs as a command of its own, one after the other, and each result is kept with its command,
-the machine and the load as soon as it is there. ``--resume`` goes on where an earlier run stopped; what no
+Each benchmark runs as a command of its own, of one thread, and each result is kept with its command, the
+machine and the load as soon as it is there. What is timed runs alone; quality after it, ``--abreast`` at a
+time. ``--resume`` goes on where an earlier run stopped; what no
 time is left for is named on the page.
 """
 
@@ -54,6 +55,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="of benchmarks.quality")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="of benchmarks.quality")
     parser.add_argument("--quick", action="store_true", help="small models, few rounds: minutes")
+    parser.add_argument("--abreast", type=int, default=2, help="commands of --quality at a time, 6 GiB each")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin nothing after so many")
     return parser.parse_args(given)
@@ -67,7 +69,7 @@ def main(given: Sequence[str] | None = None) -> None:
     jobs = [*own_jobs(options.quick), *peer_jobs(peers, options.quick)]
     if options.quality:
         jobs += quality_jobs(peers, options.quick, options.corpus, options.others)
-    left = run_all(jobs, store, 60 * options.minutes)
+    left = run_all(jobs, store, 60 * options.minutes, options.abreast)
     if options.page:
         page.write(options.page, store, quality(store), [job.command for job in left])
 

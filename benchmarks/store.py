@@ -9,9 +9,14 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import filterfalse
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +35,14 @@ class Job:
         arguments: of the interpreter, ``("-m", "benchmarks.depth", "--json", FILE)`` say.
         seconds: after which it is stopped, which is a result too.
         python: the interpreter, if it is another.
+        timed: nothing may run beside it.
     """
 
     section: str
     arguments: tuple[str, ...]
     seconds: float = 600.0
     python: str = field(default=sys.executable, compare=False)
+    timed: bool = True
 
     @property
     def command(self) -> str:
@@ -50,8 +57,13 @@ def machine() -> Row:
     return {
         "processor": f"{platform.machine()}, {os.cpu_count()} cores", "system": platform.system(),
         "python": platform.python_version(), "torch": torch.__version__,
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"), "load": round(os.getloadavg()[0], 1),
+        "threads": environment()["OMP_NUM_THREADS"], "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """Of every command: one thread, unless the user says otherwise."""
+    return {"OMP_NUM_THREADS": "1", **os.environ}
 
 
 def run(job: Job) -> Row:
@@ -62,7 +74,9 @@ def run(job: Job) -> Row:
         file = Path(folder, "result.json")
         command = [job.python, *(str(file) if a == FILE else a for a in job.arguments)]
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=job.seconds)
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=job.seconds
+            )
         except subprocess.TimeoutExpired:
             found |= {"rows": [], **_written(file), "error": f"stopped after {job.seconds:g} s"}
         else:
@@ -104,7 +118,7 @@ class Store:
     """
 
     def __init__(self, file: Path, resume: bool = False) -> None:
-        self.file = file
+        self.file, self._alone = file, threading.Lock()
         known = json.loads(file.read_text())["results"] if resume and file.exists() else []
         self.results: dict[str, Row] = {r["command"]: r for r in known}
 
@@ -117,24 +131,39 @@ class Store:
 
     def add(self, result: Row) -> None:
         """Keep one result; the file is whole at any time."""
-        self.results[result["command"]] = result
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.file.with_suffix(".part")
-        beside.write_text(json.dumps({"results": list(self.results.values())}, indent=1) + "\n")
-        beside.replace(self.file)
+        with self._alone:
+            self.results[result["command"]] = result
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            beside = self.file.with_suffix(".part")
+            beside.write_text(json.dumps({"results": list(self.results.values())}, indent=1) + "\n")
+            beside.replace(self.file)
 
 
-def run_all(jobs: Sequence[Job], store: Store, seconds: float) -> list[Job]:
-    """Run what the store does not hold; what no time was left for comes back."""
-    end = time.monotonic() + seconds
+def run_all(jobs: Sequence[Job], store: Store, seconds: float, abreast: int = 1) -> list[Job]:
+    """Run what the store does not hold; what no time was left for comes back.
+
+    Args:
+        jobs: those that are timed run first, each on its own.
+        store: where results go.
+        seconds: after which nothing begins, and what runs is stopped.
+        abreast: how many of the others run at a time.
+    """
+    timed = attrgetter("timed")
     left = [job for job in jobs if job not in store]
-    for number, job in enumerate(left):
-        remaining = end - time.monotonic()
-        if remaining <= 0:
-            return left[number:]
-        print(f"{number + 1} of {len(left)}: {job.command}", file=sys.stderr, flush=True)
-        result = run(replace(job, seconds=min(job.seconds, remaining)))
-        if remaining < job.seconds and result.get("error", "").startswith("stopped"):
-            return left[number:]
+    keep = partial(_keep, store=store, end=time.monotonic() + seconds, number=len(left) + len(store.results))
+    for job in filter(timed, left):
+        keep(job)
+    with ThreadPoolExecutor(abreast) as pool:
+        list(pool.map(keep, filterfalse(timed, left)))
+    return [job for job in left if job not in store]
+
+
+def _keep(job: Job, store: Store, end: float, number: int) -> None:
+    """Its result goes into the store, if there is time enough."""
+    remaining = end - time.monotonic()
+    if remaining <= 0:
+        return
+    print(f"{len(store.results)} of {number} done, now: {job.command}", file=sys.stderr, flush=True)
+    result = run(replace(job, seconds=min(job.seconds, remaining)))
+    if remaining >= job.seconds or not result.get("error", "").startswith("stopped"):
         store.add(result)
-    return []

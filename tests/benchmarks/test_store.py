@@ -44,7 +44,8 @@ def test_resuming_runs_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     store = Store(file, resume=True)
     assert jobs[0] in store
     assert run_all(jobs, store, 60.0) == []
-    assert capsys.readouterr().err.count("1 of 1") == 2
+    said = capsys.readouterr().err
+    assert ["0 of 1 done" in said, "1 of 2 done" in said] == [True, True]
     assert [len(store.section(name)) for name in "st"] == [1, 1]
     assert Store(file).results == {}
 
@@ -64,3 +65,23 @@ def test_what_the_end_of_the_time_has_stopped_is_no_result(tmp_path: Path) -> No
 def test_a_job_is_its_command_whatever_the_interpreter() -> None:
     assert Job("s", ROWS, python="elsewhere") == Job("s", ROWS, python=sys.executable)
     assert Job("s", ("-m", "x", "two words")).command == "python -m x 'two words'"
+
+
+def test_what_is_not_timed_comes_last_and_side_by_side(tmp_path: Path) -> None:
+    meets = "import pathlib, sys; own, other = map(pathlib.Path, sys.argv[1:]); own.touch()"
+    waits = "while not other.exists(): pass"
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    pair = [Job("s", ("-c", f"{meets}\n{waits}", *names), timed=False) for names in ((one, two), (two, one))]
+    store = Store(tmp_path / "results.json")
+    assert run_all([*pair, Job("t", ROWS)], store, 120.0, abreast=2) == []
+    assert [r["section"] for r in store.results.values()] == ["t", "s", "s"]
+    assert not any("error" in r for r in store.results.values())
+
+
+def test_one_thread_unless_the_user_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Job("s", ("-c", "import os; print('{\"threads\": ' + os.environ['OMP_NUM_THREADS'] + '}')"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run(told)["rows"] == [{"threads": 1}]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert run(told)["rows"] == [{"threads": 3}]
+    assert run(told)["machine"]["threads"] == "3"
