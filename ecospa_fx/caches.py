@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ecospa_fx.cache_layers import attention_layers, grown, is_cache
 from ecospa_fx.errors import CaptureError
+from ecospa_fx.origin import exporter
 from ecospa_fx.program import Program
 from ecospa_fx.signature import state_leaves
 from ecospa_fx.sizes import static
@@ -35,10 +36,10 @@ def plain_arguments(named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]
 def _register() -> None:
     """Let the tensors of plain caches be seen, also before the first capture."""
     from transformers import cache_utils
-    from transformers.exporters.exporter_dynamo import register_pytree_node
 
-    register_pytree_node(cache_utils.DynamicCache)
-    register_pytree_node(cache_utils.EncoderDecoderCache)
+    if own := exporter():
+        own.dynamo.register_pytree_node(cache_utils.DynamicCache)
+        own.dynamo.register_pytree_node(cache_utils.EncoderDecoderCache)
 
 
 def plain_output(output: Any, held: list[Any]) -> Any:

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any, NamedTuple
 
 from torch import nn
+
+
+class Exporter(NamedTuple):
+    """Modules of transformers' own exporter: that to graphs, and what all its exporters share."""
+
+    dynamo: Any
+    utils: Any
+
+
+def exporter() -> Exporter | None:
+    """Transformers' own exporter, if it has one.
+
+    Before 5.23 it loads every model that it patches; what that warns of is no concern of this one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from transformers.exporters import exporter_dynamo, utils
+        except ImportError:
+            return None
+    return Exporter(exporter_dynamo, utils)
 
 
 def holds_pretrained(model: nn.Module) -> bool:

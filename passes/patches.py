@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ecospa_fx.origin import holds_pretrained
+from ecospa_fx.origin import exporter, holds_pretrained
 from ecospa_fx.passes.ways import scalar_buffers
 from ecospa_fx.sizes import static
 
@@ -49,28 +49,30 @@ def _transformers(model: nn.Module, patched: bool) -> list[Any]:
     """What transformers' own exporter does to make its models traceable, taken from it."""
     if not holds_pretrained(model):
         return []
-    try:
-        from transformers.exporters import exporter_dynamo as dynamo
-        from transformers.exporters import utils
-    except ImportError:
+    own = exporter()
+    if own is None:
         return []
-    dynamo.register_cache_pytrees_for_model(model)  # type: ignore[arg-type]
-    patches = _patches_of_loaded(utils) if patched else contextlib.nullcontext()
-    return [patches, dynamo.reset_model_state(model), _masks_without_vmap()]
+    own.dynamo.register_cache_pytrees_for_model(model)
+    patches = _patches_of_loaded(own.utils) if patched else contextlib.nullcontext()
+    return [patches, own.dynamo.reset_model_state(model), _masks_without_vmap()]
 
 
 @contextlib.contextmanager
 def _patches_of_loaded(utils: Any) -> Iterator[None]:
-    """The exporter's patches, without those of models that are not loaded: it would load each of them."""
-    find: Callable[..., Any] = utils.import_dotted_path
+    """The exporter's patches, without those of models that are not loaded: it would load each of them.
+
+    Before transformers 5.23 it has loaded them with itself, and has no such function.
+    """
+    find: Callable[..., Any] | None = getattr(utils, "import_dotted_path", None)
 
     def loaded(path: str, *args: Any, **kwargs: Any) -> Any:
         module = ".".join(path.split(".")[:4])  # transformers.models.llama.modeling_llama
         missing = path.startswith("transformers.models.") and module not in sys.modules
-        return None if missing else find(path, *args, **kwargs)
+        return None if missing or find is None else find(path, *args, **kwargs)
 
+    lazily = mock.patch.object(utils, "import_dotted_path", loaded) if find else contextlib.nullcontext()
     with contextlib.ExitStack() as stack:
-        with mock.patch.object(utils, "import_dotted_path", loaded):
+        with lazily:
             stack.enter_context(utils.apply_patches("dynamo"))
         yield
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ecospa_fx.origin import holds_pretrained
+from ecospa_fx.origin import exporter, holds_pretrained
 
 Prepare = Callable[[Mapping[str, Any]], dict[str, Any]]
 Step = Callable[[nn.Module, dict[str, Any]], None]
@@ -58,13 +58,8 @@ def _after(step: Step, model: nn.Module, named: dict[str, Any]) -> dict[str, Any
 
 
 def _steps(model: nn.Module) -> list[Step]:
-    if not holds_pretrained(model):
-        return []
-    try:
-        from transformers.exporters import utils
-    except ImportError:
-        return []
-    return [utils.precompute_export_inputs, _add_positions]
+    own = exporter() if holds_pretrained(model) else None
+    return [own.utils.precompute_export_inputs, _add_positions] if own else []
 
 
 def _add_positions(model: nn.Module, full: dict[str, Any]) -> None:

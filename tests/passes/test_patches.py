@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaModel
-from transformers.exporters import utils
 
 import ecospa_fx
 from ecospa_fx.errors import CaptureError, InputError
+from ecospa_fx.origin import exporter
 from ecospa_fx.passes.patches import traceable
 from ecospa_fx.testing import random_removal
 
@@ -118,9 +117,10 @@ def llama() -> LlamaModel:
 def test_a_patch_of_transformers_that_computes_something_else_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    importlib.import_module("transformers.exporters.exporter_dynamo")  # adds its own patches, here to stay
-    twice = ("transformers.models.llama.modeling_llama.LlamaMLP", "forward", doubled)
-    monkeypatch.setitem(utils._PATCHES, "dynamo", [twice])
+    own = exporter()
+    assert own
+    monkeypatch.setitem(own.utils._PATCHES, "dynamo", [])
+    own.utils.register_patch("dynamo", "transformers.models.llama.modeling_llama.LlamaMLP.forward")(doubled)
     model, ids = llama().double(), torch.tensor([[0, 2, 1]])
     compiled = ecospa_fx.compile(model, kwargs={"input_ids": ids, "use_cache": False})
     compiled.apply(random_removal(compiled, 0.5))
@@ -132,7 +132,9 @@ def doubled(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def test_models_of_transformers_that_are_not_loaded_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = "transformers.models.nllb_moe.modeling_nllb_moe"
+    other, own = "transformers.models.nllb_moe.modeling_nllb_moe", exporter()
+    if not hasattr(own and own.utils, "import_dotted_path"):
+        pytest.skip("transformers before 5.23 loads them with its exporter")
     monkeypatch.delitem(sys.modules, other, raising=False)
     model = llama()
     kernel = functional.scaled_dot_product_attention
