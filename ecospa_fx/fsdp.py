@@ -7,6 +7,7 @@ A tensor is gathered, cut, and each rank keeps its part of what is left, one ten
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ecospa_fx.sharded import is_sharded, whole
 Shard = Any
 """What ``fully_shard`` keeps for one parameter, an ``FSDPParam``; torch has no public name for it."""
 _PARTS = ("_local_tensor", "_spec")  # what a DTensor holds beside the tensor inside
+_NOTED = ("_orig_param_uid",)  # about a parameter as the user made it; torch 2.11 has nothing of the kind
 
 
 def sharded_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -186,10 +188,10 @@ def _range(shard: Shard, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _sharded_anew(shard: Shard, full: torch.Tensor) -> nn.Parameter:
     """A sharded parameter from a whole one; what was noted about the former one is noted anew."""
-    axis, uid = shard.fsdp_placement, shard._orig_param_uid
+    axis, noted = shard.fsdp_placement, {n: shard.__dict__[n] for n in _NOTED if n in shard.__dict__}
     plain = nn.Parameter(full, requires_grad=shard.sharded_param.requires_grad)
-    shard._init_sharded_param(plain, shard.device, lambda _: axis, shard.mesh_info)
-    shard._orig_param_uid = uid
+    _begin(shard, plain, axis)
+    shard.__dict__.update(noted)
     if shard.post_forward_mesh_info is not None:
         shard._init_sharded_post_forward_param_metadata(full)
     shard.all_gather_outputs = []  # of the former size
@@ -198,6 +200,13 @@ def _sharded_anew(shard: Shard, full: torch.Tensor) -> nn.Parameter:
     shard._init_extensions()
     made: nn.Parameter = shard.sharded_param
     return made
+
+
+def _begin(shard: Shard, plain: nn.Parameter, axis: Any) -> None:
+    """Let ``fully_shard`` take a parameter for its own; torch 2.11 keeps the mesh that it has."""
+    begin = shard._init_sharded_param
+    mesh = (shard.mesh_info,) if "mesh_info" in inspect.signature(begin).parameters else ()
+    begin(plain, shard.device, lambda _: axis, *mesh)
 
 
 def _swap(a: nn.Parameter, b: nn.Parameter) -> None:

@@ -172,9 +172,10 @@ def values_followed() -> Iterator[None]:
 
 
 def _of_symbols(shapes: type) -> Callable[..., None]:
-    """Values of the example for symbols alone: torch 2.11 keeps that of a truth value, ``u0 == 1``, as a number.
+    """Values of the example for symbols alone.
 
-    It is neither true nor false then, so that the branch would go unchecked.
+    Torch 2.11 keeps that of a truth value, ``u0 == 1``, as a number: neither true nor false, so that a branch
+    would go unchecked.
     """
     keep: Callable[..., None] = shapes.set_real_tensor_prop_unbacked_vals  # type: ignore[attr-defined]
     return lambda self, k, v: keep(self, k.lhs if isinstance(k, sympy.Eq) else k, v)
