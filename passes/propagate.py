@@ -144,7 +144,8 @@ class Interpreter:
         flows = self._flow(node, call)
         self.routing.follow(node, call)
         result = tuple(
-            replace(o, arrays=self._finish(call, f, o)) for o, f in zip(call.outputs, flows, strict=True)
+            replace(o, arrays=self._finish(call, f, o) if _is_read(node, i) else ())
+            for i, (o, f) in enumerate(zip(call.outputs, flows, strict=True))
         )
         call.outputs = result
         if result:
@@ -262,6 +263,13 @@ def _outputs(node: fx.Node) -> tuple[Value, ...]:
 
 def _is_multiple(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (tuple, list))
+
+
+def _is_read(node: fx.Node, index: int) -> bool:
+    """Whether anything reads an output: torch 2.11 tells wrong shapes of an LSTM's last states."""
+    picks = [u for u in node.users if u.target is operator.getitem]
+    whole = not _is_multiple(node) or len(picks) < len(node.users)
+    return whole or any(u.args[1] == index and u.users for u in picks)
 
 
 def _mutates_a_view(node: fx.Node) -> bool:
