@@ -166,19 +166,18 @@ def values_followed() -> Iterator[None]:
         FewReads(),
         mock.patch.object(meta, "_safe_copy", _copied(meta._safe_copy)),
         mock.patch.object(shapes, "guard_or_defer_runtime_assert", _asserted(shapes)),
-        mock.patch.object(shapes, "set_real_tensor_prop_unbacked_vals", _of_symbols(shapes)),
+        mock.patch.object(shapes, "set_real_tensor_prop_unbacked_vals", _truths(shapes)),
     ):
         yield
 
 
-def _of_symbols(shapes: type) -> Callable[..., None]:
-    """Values of the example for symbols alone.
+def _truths(shapes: type) -> Callable[..., None]:
+    """Truth values of the example (``u0 == 1``) are kept as such.
 
-    Torch 2.11 keeps that of a truth value, ``u0 == 1``, as a number: neither true nor false, so that a branch
-    would go unchecked.
+    Torch 2.11 keeps them as numbers, which are neither true nor false: a branch would go unchecked.
     """
     keep: Callable[..., None] = shapes.set_real_tensor_prop_unbacked_vals  # type: ignore[attr-defined]
-    return lambda self, k, v: keep(self, k.lhs if isinstance(k, sympy.Eq) else k, v)
+    return lambda self, k, v: keep(self, k, bool(v) if isinstance(k, sympy.Eq) else v)
 
 
 def _asserted(shapes: type) -> Callable[..., bool]:
