@@ -54,7 +54,7 @@ def _transformers(model: nn.Module, patched: bool) -> list[Any]:
         return []
     own.dynamo.register_cache_pytrees_for_model(model)
     patches = _patches_of_loaded(own.utils) if patched else contextlib.nullcontext()
-    return [patches, own.dynamo.reset_model_state(model), _masks_without_vmap()]
+    return [patches, own.dynamo.reset_model_state(model), _masks_without_vmap(), _without_windows()]
 
 
 @contextlib.contextmanager
@@ -89,6 +89,17 @@ def _masks_without_vmap() -> Any:
         return mask
 
     return mock.patch.object(masking_utils, "_vmap_expansion_sdpa", expansion)
+
+
+def _without_windows() -> Any:
+    """Caches of layers with a window hold all tokens in a graph, as :mod:`ecospa_fx.caches` wants them.
+
+    Newer exporters do the same; with older ones a graph gives back a cut cache that forgot how long it was.
+    """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    names = ("update", "get_mask_sizes", "get_seq_length")
+    return mock.patch.multiple(DynamicSlidingWindowLayer, **{n: getattr(DynamicLayer, n) for n in names})
 
 
 @contextlib.contextmanager
