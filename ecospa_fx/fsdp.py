@@ -53,13 +53,9 @@ def _groups(module: nn.Module) -> list[Any]:
 
 def compute_dtypes(model: nn.Module) -> dict[int, torch.dtype]:
     """In which type ``fully_shard`` computes with a parameter, by its id, where its policy says one."""
-    found: dict[int, torch.dtype] = {}
-    for module in sharded_modules(model).values():
-        for group in _groups(module):
-            dtype = group.mp_policy.param_dtype
-            if dtype is not None:
-                found.update({id(shard.sharded_param): dtype for shard in group.fsdp_params})
-    return found
+    groups = (group for module in sharded_modules(model).values() for group in _groups(module))
+    dtypes = ((s.sharded_param, s.mp_policy.param_dtype) for group in groups for s in group.fsdp_params)
+    return {id(parameter): dtype for parameter, dtype in dtypes if dtype is not None}
 
 
 def obstacle(shard: Shard | None, cut: ParameterCut) -> str | None:
@@ -191,11 +187,10 @@ def _sharded_anew(shard: Shard, full: torch.Tensor) -> nn.Parameter:
     axis, noted = shard.fsdp_placement, {n: shard.__dict__[n] for n in _NOTED if n in shard.__dict__}
     plain = nn.Parameter(full, requires_grad=shard.sharded_param.requires_grad)
     _begin(shard, plain, axis)
-    shard.__dict__.update(noted)
+    shard.__dict__.update(noted, unsharded_accumulated_grad=None)  # a property since torch 2.15
     if shard.post_forward_mesh_info is not None:
         shard._init_sharded_post_forward_param_metadata(full)
     shard.all_gather_outputs = []  # of the former size
-    shard.unsharded_accumulated_grad = None
     shard.__dict__.pop("_unsharded_param", None)
     shard._init_extensions()
     made: nn.Parameter = shard.sharded_param

@@ -41,14 +41,14 @@ CUSTOM_FUNCTION = CustomFunction()
 @contextlib.contextmanager
 def kept_whole() -> Iterator[None]:
     """Inside, a capture writes custom functions down as they are, instead of following their forward."""
-    original = torch.autograd.Function.__dict__["apply"].__func__
+    original = torch.autograd.Function.__dict__["apply"]  # torch 2.15 wrote it in C
 
     def apply(cls: Function, *args: Any, **kwargs: Any) -> Any:
         mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)  # type: ignore[no-untyped-call]
         if mode is None or kwargs:
-            return original(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
         with _below_the_tracer():
-            out = original(cls, *args)
+            out = original.__get__(None, cls)(*args)
         proxies = torch.utils._pytree.tree_map(mode.tracer.unwrap_proxy, args)
         call = (CUSTOM_FUNCTION.number(cls), *proxies)
         proxy = mode.tracer.create_proxy("call_function", CUSTOM_FUNCTION, call, {})
