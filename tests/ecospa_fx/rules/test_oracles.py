@@ -1,6 +1,7 @@
 """Every rule of the table, proved on its sample calls by the drop and the roll oracle."""
 
 import pytest
+import torch
 
 from ecospa_fx.rules import TABLE
 from ecospa_fx.testing import Sample, prove
@@ -40,6 +41,7 @@ FAMILIES = (
     samples_writes,
 )
 SAMPLES: dict[str, tuple[Sample, ...]] = {k: v for family in FAMILIES for k, v in family.SAMPLES.items()}
+GONE = {"aten.cholesky.default"}  # from newer releases of torch
 TARGETS = sorted(r.target for r in TABLE)
 
 
@@ -48,6 +50,10 @@ def test_every_rule_has_samples_and_every_sample_a_rule() -> None:
     assert sorted(SAMPLES) == TARGETS
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # newer torch: operators that will change, or go
 @pytest.mark.parametrize("target", TARGETS)
 def test_rule_survives_drop_and_roll(target: str) -> None:
+    namespace, packet, _ = target.split(".")
+    if target in GONE and not hasattr(getattr(torch.ops, namespace), packet):
+        pytest.skip("this torch has no such operator")
     prove(target, *SAMPLES[target])
