@@ -162,6 +162,7 @@ def test_copies_and_files_go_on() -> None:
     assert torch.equal(torch.load(file), param)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 asks nothing of a layer's parameters anew")
 def test_compiled_function_sees_the_new_tensor() -> None:
     layer = nn.Linear(3, 4, bias=False)
     compiled = torch.compile(lambda x: layer(x).sum(), backend="aot_eager", dynamic=False)

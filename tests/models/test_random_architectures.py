@@ -145,7 +145,7 @@ OPTIMIZERS = {
     ),  # a key's bias has no gradient but noise
     "amsgrad": lambda p: AdamW(p, lr=1e-2, amsgrad=True, eps=1e-5),
     "momentum": lambda p: SGD(p, lr=1e-3, momentum=0.9, nesterov=True),
-    "rmsprop": lambda p: RMSprop(p, lr=1e-3, momentum=0.5, centered=True),
+    "rmsprop": lambda p: RMSprop(p, lr=1e-3, momentum=0.5, centered=True, eps=1e-5),
 }
 
 
