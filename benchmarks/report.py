@@ -1,9 +1,8 @@
 """Every comparison in one command: ``python -m benchmarks.report --json FILE --page docs/benchmarks.md``.
 
 Each benchmark runs as a command of its own, of one thread, and each result is kept with its command, the
-machine and the load as soon as it is there. What is timed runs alone; quality after it, ``--abreast`` at a
-time. ``--resume`` goes on where an earlier run stopped; what no
-time is left for is named on the page.
+machine and the load as soon as it is there. What is timed runs alone, quality after it, ``--abreast`` at a
+time. ``--resume`` goes on where an earlier run stopped; what no time is left for is named on the page.
 """
 
 from __future__ import annotations

@@ -59,22 +59,28 @@ def _transformers(model: nn.Module, patched: bool) -> list[Any]:
 
 @contextlib.contextmanager
 def _patches_of_loaded(utils: Any) -> Iterator[None]:
-    """The exporter's patches, without those of models that are not loaded: it would load each of them.
+    """The exporter's patches, without those of models that are not loaded: it would load each of them."""
+    with contextlib.ExitStack() as stack:
+        with _loading_nothing(utils):
+            stack.enter_context(utils.apply_patches("dynamo"))
+        yield
 
-    Before transformers 5.23 it has loaded them with itself, and has no such function.
+
+def _loading_nothing(utils: Any) -> Any:
+    """Inside, paths to models that are not loaded lead nowhere.
+
+    Before transformers 5.23 the exporter has followed them when it was loaded itself.
     """
     find: Callable[..., Any] | None = getattr(utils, "import_dotted_path", None)
+    if find is None:
+        return contextlib.nullcontext()
 
     def loaded(path: str, *args: Any, **kwargs: Any) -> Any:
         module = ".".join(path.split(".")[:4])  # transformers.models.llama.modeling_llama
         missing = path.startswith("transformers.models.") and module not in sys.modules
-        return None if missing or find is None else find(path, *args, **kwargs)
+        return None if missing else find(path, *args, **kwargs)
 
-    lazily = mock.patch.object(utils, "import_dotted_path", loaded) if find else contextlib.nullcontext()
-    with contextlib.ExitStack() as stack:
-        with lazily:
-            stack.enter_context(utils.apply_patches("dynamo"))
-        yield
+    return mock.patch.object(utils, "import_dotted_path", loaded)
 
 
 def _masks_without_vmap() -> Any:

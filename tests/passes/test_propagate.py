@@ -163,6 +163,19 @@ def test_a_rule_that_breaks_its_contract(monkeypatch: pytest.MonkeyPatch) -> Non
         propagate(program(lambda m, x: m.a.sin() + x, a=(7, 6)))
 
 
+@pytest.mark.parametrize("read", [0, 1])
+def test_the_shape_of_an_output_counts_where_it_is_read(read: int) -> None:
+    made = program(lambda m, x: m.a.max(0)[read] + x[0, 0], a=(7, 6))
+    node = next(n for n in made.graph.nodes if n.name == "max_1")
+    values, places = node.meta["val"]
+    node.meta["val"] = (values, places[None])  # as torch 2.11 tells the states of an LSTM
+    if read == 0:
+        assert set(propagate(made).labels) == {"a"}
+        return
+    with pytest.raises(AnalysisError, match="gave labels"):
+        propagate(made)
+
+
 def test_modules_in_a_graph_are_refused() -> None:
     graph = fx.Graph()
     graph.output(graph.call_module("layer", (graph.placeholder("x"),)))
