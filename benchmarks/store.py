@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import filterfalse
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +55,12 @@ def machine() -> Row:
     return {
         "processor": f"{platform.machine()}, {os.cpu_count()} cores", "system": platform.system(),
         "python": platform.python_version(), "torch": torch.__version__,
-        "threads": environment()["OMP_NUM_THREADS"], "load": round(os.getloadavg()[0], 1),
+        "threads": _variables()["OMP_NUM_THREADS"], "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """Of every command: one thread, unless the user says otherwise."""
+def _variables() -> dict[str, str]:
+    """The environment of every command: one thread, unless the user says otherwise."""
     return {"OMP_NUM_THREADS": "1", **os.environ}
 
 
@@ -75,7 +73,7 @@ def run(job: Job) -> Row:
         command = [job.python, *(str(file) if a == FILE else a for a in job.arguments)]
         try:
             done = subprocess.run(
-                command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=job.seconds
+                command, cwd=ROOT, env=_variables(), capture_output=True, text=True, timeout=job.seconds
             )
         except subprocess.TimeoutExpired:
             found |= {"rows": [], **_written(file), "error": f"stopped after {job.seconds:g} s"}
@@ -148,13 +146,13 @@ def run_all(jobs: Sequence[Job], store: Store, seconds: float, abreast: int = 1)
         seconds: after which nothing begins, and what runs is stopped.
         abreast: how many of the others run at a time.
     """
-    timed = attrgetter("timed")
     left = [job for job in jobs if job not in store]
     keep = partial(_keep, store=store, end=time.monotonic() + seconds, number=len(left) + len(store.results))
-    for job in filter(timed, left):
-        keep(job)
     with ThreadPoolExecutor(abreast) as pool:
-        list(pool.map(keep, filterfalse(timed, left)))
+        for job in left:
+            if job.timed:
+                keep(job)
+        list(pool.map(keep, [job for job in left if not job.timed]))
     return [job for job in left if job not in store]
 
 

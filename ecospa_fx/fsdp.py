@@ -24,7 +24,6 @@ from ecospa_fx.sharded import is_sharded, whole
 Shard = Any
 """What ``fully_shard`` keeps for one parameter, an ``FSDPParam``; torch has no public name for it."""
 _PARTS = ("_local_tensor", "_spec")  # what a DTensor holds beside the tensor inside
-_NOTED = ("_orig_param_uid",)  # about a parameter as the user made it; torch 2.11 has nothing of the kind
 
 
 def sharded_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -40,22 +39,22 @@ def shards(model: nn.Module) -> dict[int, Shard]:
     found: dict[int, Shard] = {}
     for module in sharded_modules(model).values():
         module.reshard()  # type: ignore[operator]
-        for group in _groups(module):
-            found.update({id(shard.sharded_param): shard for shard in group.fsdp_params})
+        found.update({id(shard.sharded_param): shard for shard in _kept(module)})
     return found
 
 
-def _groups(module: nn.Module) -> list[Any]:
+def _kept(module: nn.Module) -> list[Shard]:
     state: Any = module._get_fsdp_state()  # type: ignore[operator]
     several = getattr(state, "_fsdp_param_groups", None)
-    return list(several) if several is not None else [g for g in [state._fsdp_param_group] if g is not None]
+    groups = [g for g in [state._fsdp_param_group] if g is not None] if several is None else several
+    return [shard for group in groups for shard in group.fsdp_params]
 
 
 def compute_dtypes(model: nn.Module) -> dict[int, torch.dtype]:
     """In which type ``fully_shard`` computes with a parameter, by its id, where its policy says one."""
-    groups = (group for module in sharded_modules(model).values() for group in _groups(module))
-    dtypes = ((s.sharded_param, s.mp_policy.param_dtype) for group in groups for s in group.fsdp_params)
-    return {id(parameter): dtype for parameter, dtype in dtypes if dtype is not None}
+    held = [shard for module in sharded_modules(model).values() for shard in _kept(module)]
+    dtypes = {id(shard.sharded_param): shard.mp_policy.param_dtype for shard in held}
+    return {parameter: dtype for parameter, dtype in dtypes.items() if dtype is not None}
 
 
 def obstacle(shard: Shard | None, cut: ParameterCut) -> str | None:
@@ -184,10 +183,11 @@ def _range(shard: Shard, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _sharded_anew(shard: Shard, full: torch.Tensor) -> nn.Parameter:
     """A sharded parameter from a whole one; what was noted about the former one is noted anew."""
-    axis, noted = shard.fsdp_placement, {n: shard.__dict__[n] for n in _NOTED if n in shard.__dict__}
+    axis, uid = shard.fsdp_placement, getattr(shard, "_orig_param_uid", None)  # torch 2.11 has none
     plain = nn.Parameter(full, requires_grad=shard.sharded_param.requires_grad)
     _begin(shard, plain, axis)
-    shard.__dict__.update(noted, unsharded_accumulated_grad=None)  # a property since torch 2.15
+    shard._orig_param_uid = uid
+    shard.__dict__["unsharded_accumulated_grad"] = None  # a property since torch 2.15
     if shard.post_forward_mesh_info is not None:
         shard._init_sharded_post_forward_param_metadata(full)
     shard.all_gather_outputs = []  # of the former size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -143,8 +143,9 @@ class Interpreter:
         self.calls[node] = call
         flows = self._flow(node, call)
         self.routing.follow(node, call)
+        read = _read(node, len(flows))
         result = tuple(
-            replace(o, arrays=self._finish(call, f, o) if _is_read(node, i) else ())
+            replace(o, arrays=self._finish(call, f, o) if i in read else ())
             for i, (o, f) in enumerate(zip(call.outputs, flows, strict=True))
         )
         call.outputs = result
@@ -265,11 +266,11 @@ def _is_multiple(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (tuple, list))
 
 
-def _is_read(node: fx.Node, index: int) -> bool:
-    """Whether anything reads an output: torch 2.11 tells wrong shapes of an LSTM's last states."""
-    picks = [u for u in node.users if u.target is operator.getitem]
-    whole = not _is_multiple(node) or len(picks) < len(node.users)
-    return whole or any(u.args[1] == index and u.users for u in picks)
+def _read(node: fx.Node, count: int) -> Container[Any]:
+    """Outputs that something reads: torch 2.11 tells wrong shapes of an LSTM's last states."""
+    if not _is_multiple(node) or any(u.target is not operator.getitem for u in node.users):
+        return range(count)
+    return {u.args[1] for u in node.users if u.users}
 
 
 def _mutates_a_view(node: fx.Node) -> bool:

@@ -44,8 +44,8 @@ def test_a_model_that_lost_nothing_was_not_pruned(monkeypatch: pytest.MonkeyPatc
 def test_a_pruned_model_that_does_not_run() -> None:
     found = case.runs(nn.Linear(3, 2), torch.zeros(1, 4))
     assert found["runs"] is False
-    assert found["error"].startswith("RuntimeError:")
-    assert "mat1 and mat2" in found["error"]
+    newer = "addmm: "  # torch 2.15 names the operator
+    assert found["error"].replace(newer, "").startswith("RuntimeError: mat1 and mat2")
 
 
 def test_peak_memory_starts_anew_and_sees_what_is_held() -> None:
